@@ -1,0 +1,14 @@
+//! pyrotee: an edge gateway for continuous-profiling data. This is the map.
+//!
+//! ```text
+//!             inbound/             profile/            fanout/              outbound/
+//!  client ──▶ accept, recv,   ──▶  route, labels  ──▶ one push becomes ──▶ window, retry,  ──▶ destination
+//!             head, body                              N parcels on         new head, same
+//!             (segments)                              N queues             segments
+//!  client ◀── one answer ◀───────  N outcomes ◀──────  tickets     ◀─────── outcome
+//! ```
+//! The folders are the stations of that picture; imports go one way: `main → cmd → inbound, outbound, admin → fanout,
+//! profile → http → runtime`; everyone may read `config`; `inbound` and `outbound` never meet, the ticket is the only way
+//! back. `http`, `profile` and `config` do no I/O and read no clock. `tests/tidy.rs` holds all that true.
+
+pub mod runtime;

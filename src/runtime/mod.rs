@@ -1,0 +1,114 @@
+//! One core: a pinned thread that owns its ring, its connections and its memory.
+//!
+//! Responsible for: choosing and probing the engine ([`engine`]), building the single-threaded runtime of a core and
+//! pinning it ([`start_core`]), time ([`clock`]), waking a core from another one ([`doorbell`]) and receive buffers
+//! ([`pool`]). Not responsible for what runs on a core: the stations bring their own futures.
+//!
+//! A core's ring is built with `SINGLE_ISSUER | DEFER_TASKRUN | COOP_TASKRUN`: only its own thread submits, and the
+//! kernel runs completions when we enter, not by interrupting us. DESIGN.md section 3 has the measurement behind it (up
+//! to 1.5x at low concurrency).
+
+pub mod clock;
+pub mod doorbell;
+pub mod engine;
+pub mod pool;
+pub mod socket;
+
+use std::future::Future;
+use std::io;
+use std::thread::JoinHandle;
+
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+
+pub use engine::Engine;
+
+/// Submission queue entries of a core's ring. One loop turn rarely queues more; when it does, monoio submits early.
+const RING_ENTRIES: u32 = 1024;
+/// Completion queue entries: every connection may complete in the same turn (connections on one core at the default
+/// limit: 16384), and an overflow costs the kernel an allocation, not us a loss.
+const RING_COMPLETIONS: u32 = 8192;
+
+/// Which thread of the data plane something belongs to. Counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CoreId(pub usize);
+
+/// Starts the thread of one core, pinned to `cpu` when given, and runs `main` on it to its end.
+///
+/// `main` is called on the new thread, so what it builds need not be `Send`.
+///
+/// # Errors
+/// When the operating system refuses the thread. A ring that cannot be built there is returned through the join handle:
+/// [`engine::probe`] has built one just before, so that is rare (a memory limit reached in between).
+pub fn start_core<F, M>(
+    core: CoreId,
+    engine: Engine,
+    cpu: Option<usize>,
+    main: M,
+) -> io::Result<JoinHandle<io::Result<()>>>
+where
+    M: FnOnce() -> F + Send + 'static,
+    F: Future<Output = ()> + 'static,
+{
+    std::thread::Builder::new()
+        .name(format!("core-{}", core.0))
+        .spawn(move || {
+            if let Some(cpu) = cpu {
+                pin(cpu);
+            }
+            run_local(engine, main)
+        })
+}
+
+/// Runs `main` on the calling thread under `engine` until it ends.
+///
+/// # Errors
+/// When the ring or the epoll instance cannot be built.
+pub fn run_local<F, M>(engine: Engine, main: M) -> io::Result<()>
+where
+    M: FnOnce() -> F,
+    F: Future<Output = ()> + 'static,
+{
+    match engine {
+        Engine::IoUring { deferred } => {
+            let mut ring = io_uring::IoUring::builder();
+            ring.setup_cqsize(RING_COMPLETIONS);
+            if deferred {
+                ring.setup_single_issuer()
+                    .setup_defer_taskrun()
+                    .setup_coop_taskrun();
+            }
+            RuntimeBuilder::<IoUringDriver>::new()
+                .with_entries(RING_ENTRIES)
+                .uring_builder(ring)
+                .enable_timer()
+                .build()?
+                .block_on(async { main().await });
+        }
+        Engine::Epoll => {
+            RuntimeBuilder::<LegacyDriver>::new()
+                .enable_timer()
+                .build()?
+                .block_on(async { main().await });
+        }
+    }
+    Ok(())
+}
+
+/// The CPUs this process may run on, in order.
+pub fn allowed_cpus() -> Vec<usize> {
+    match rustix::thread::sched_getaffinity(None) {
+        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU)
+            .filter(|cpu| set.is_set(*cpu))
+            .collect(),
+        Err(_) => (0..std::thread::available_parallelism().map_or(1, usize::from)).collect(),
+    }
+}
+
+/// Pins the calling thread. A refusal costs speed, not correctness, so it is only reported.
+fn pin(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::warn!(cpu, %error, "could not pin a core to its cpu, running unpinned");
+    }
+}

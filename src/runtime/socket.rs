@@ -1,0 +1,122 @@
+//! Sockets as the data plane wants them: listeners that cores share, and the options of a connection.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+/// Clients that finished their handshake and wait for `accept`. The kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// Binds `count` listeners to one address. With more than one, the kernel spreads new connections over them
+/// (SO_REUSEPORT), so each core accepts for itself.
+///
+/// # Errors
+/// When the address is in use (also by a second pyrotee: SO_REUSEPORT alone would let two share a port and split the
+/// traffic in silence, so exclusive use is tried first), not ours, or not allowed.
+pub fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let first = bind(address, false)?;
+    if count <= 1 {
+        return Ok(vec![first]);
+    }
+    let address = first.local_addr()?;
+    drop(first);
+    (0..count).map(|_| bind(address, true)).collect()
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Options of an accepted connection.
+pub fn tune_client(connection: &impl AsRawFd) {
+    with_socket(connection.as_raw_fd(), |socket| {
+        let _ = socket.set_tcp_nodelay(true);
+    });
+}
+
+/// Options of a connection to a destination: answers at once, and a peer that has gone without a word is noticed after
+/// `timeout` (TCP_USER_TIMEOUT with data on the way, keep-alive probes without).
+pub fn tune_destination(connection: &impl AsRawFd, timeout: Duration) {
+    with_socket(connection.as_raw_fd(), |socket| {
+        let _ = socket.set_tcp_nodelay(true);
+        let _ = socket.set_tcp_user_timeout(Some(timeout));
+        let probes = TcpKeepalive::new()
+            .with_time(Duration::from_secs(15))
+            .with_interval(Duration::from_secs(5))
+            .with_retries(3);
+        let _ = socket.set_tcp_keepalive(&probes);
+    });
+}
+
+/// Ends receiving: a receive in flight completes with 0 bytes, sending an answer stays possible.
+pub fn stop_receiving(fd: RawFd) {
+    with_socket(fd, |socket| {
+        let _ = socket.shutdown(std::net::Shutdown::Read);
+    });
+}
+
+/// Ends both directions: every operation in flight completes.
+pub fn stop(fd: RawFd) {
+    with_socket(fd, |socket| {
+        let _ = socket.shutdown(std::net::Shutdown::Both);
+    });
+}
+
+/// Whether an idle connection is still good: nothing to read and not closed by the peer. One system call.
+pub fn is_quiet(fd: RawFd) -> bool {
+    let mut quiet = false;
+    with_socket(fd, |socket| {
+        let mut byte = [std::mem::MaybeUninit::uninit(); 1];
+        let peeked = socket.recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+        quiet = matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+    });
+    quiet
+}
+
+fn with_socket(fd: RawFd, act: impl FnOnce(&SockRef<'_>)) {
+    if fd < 0 {
+        return;
+    }
+    let borrowed = borrow(fd);
+    act(&SockRef::from(&borrowed.as_fd()));
+}
+
+/// The caller owns the connection while it calls, so the descriptor is open.
+#[allow(unsafe_code)] // monoio's sockets give a raw descriptor only
+fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
+    debug_assert!(fd >= 0);
+    // SAFETY: every caller holds the socket that `fd` belongs to for the length of the call.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_refused_even_when_shared() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let ours = listeners(any, 2).unwrap();
+        let address = ours[0].local_addr().unwrap();
+        assert_eq!(address, ours[1].local_addr().unwrap());
+        assert_eq!(
+            listeners(address, 1).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
+        assert_eq!(
+            listeners(address, 2).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
+    }
+}
