@@ -7,8 +7,13 @@
 //!             (segments)                              N queues             segments
 //!  client ◀── one answer ◀───────  N outcomes ◀──────  tickets     ◀─────── outcome
 //! ```
-//! The folders are the stations of that picture; imports go one way: `main → cmd → inbound, outbound, admin → fanout,
+//! The folders are the stations of that picture. Imports go one way, `main → cmd → admin → inbound, outbound → fanout →
 //! profile → http → runtime`; everyone may read `config`; `inbound` and `outbound` never meet, the ticket is the only way
-//! back. `http`, `profile` and `config` do no I/O and read no clock. `tests/tidy.rs` holds all that true.
+//! back. `http`, `profile` and `config` do no I/O and read no clock.
 
+pub mod config;
+pub mod fanout;
+pub mod http;
+pub mod outbound;
+pub mod profile;
 pub mod runtime;

@@ -11,8 +11,10 @@
 pub mod clock;
 pub mod doorbell;
 pub mod engine;
+pub mod histogram;
 pub mod pool;
 pub mod socket;
+pub mod sweeper;
 
 use std::future::Future;
 use std::io;

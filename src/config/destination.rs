@@ -1,0 +1,483 @@
+//! One `--to`: `[NAME=]URL[,key=value...]`, read into a [`DestinationPlan`].
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine as _;
+use serde::{Serialize, Serializer};
+use url::Url;
+
+use super::units::{parse_duration, parse_size};
+
+/// Header names that we set ourselves or that belong to one hop: `header.NAME` and `--pass-header` refuse them.
+const HEADERS_RESERVED: [&str; 14] = [
+    "accept-encoding",
+    "connection",
+    "connect-protocol-version",
+    "connect-timeout-ms",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// A value that no log line, page, metric or answer ever shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides `value`.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself, for the wire only.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("<redacted>")
+    }
+}
+
+/// Where a destination is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DestinationTarget {
+    /// A server that takes what Pyroscope takes.
+    Http {
+        /// Name or address to resolve and connect to.
+        host: String,
+        /// TCP port.
+        port: u16,
+        /// What the `Host` header says.
+        authority: String,
+        /// Path of `/ingest` requests: the URL's path joined with `/ingest`, cleaned (WIRE.md 1.6).
+        ingest_path: String,
+        /// Path of Push requests: the URL's path without trailing slashes, and the route (WIRE.md 3.6).
+        push_path: String,
+    },
+    /// A folder that profiles are archived in.
+    File {
+        /// The folder; made when missing.
+        directory: PathBuf,
+    },
+}
+
+/// One destination after every check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DestinationPlan {
+    /// What logs, metrics and pages call it; never its URL.
+    pub name: String,
+    /// Where it is.
+    pub target: DestinationTarget,
+    /// Headers set on every request to it, in order given. Values are secrets.
+    pub headers: Vec<(String, Secret)>,
+    /// Most bytes waiting and in flight.
+    pub queue_limit: u64,
+    /// Age above which a parcel is dropped.
+    pub max_age: Duration,
+    /// Requests in flight at a time.
+    pub inflight: usize,
+    /// Limit of one attempt.
+    pub remote_timeout: Duration,
+    /// First backoff.
+    pub min_backoff: Duration,
+    /// Longest backoff.
+    pub max_backoff: Duration,
+    /// Attempts in all; 0 = until `max_age`.
+    pub max_retries: u32,
+}
+
+/// What a destination takes over from the flags where its `--to` says nothing.
+#[derive(Clone, Debug)]
+pub struct DestinationDefaults {
+    /// `--queue-limit`.
+    pub queue_limit: u64,
+    /// `--max-age`.
+    pub max_age: Duration,
+    /// `--inflight`.
+    pub inflight: usize,
+    /// `--remote-timeout`.
+    pub remote_timeout: Duration,
+    /// `--min-backoff`.
+    pub min_backoff: Duration,
+    /// `--max-backoff`.
+    pub max_backoff: Duration,
+    /// `--max-retries`.
+    pub max_retries: u32,
+}
+
+impl DestinationPlan {
+    /// Reads one `--to` value.
+    ///
+    /// # Errors
+    /// A sentence: what is wrong and what to write instead. It never repeats a password.
+    pub fn parse(text: &str, defaults: &DestinationDefaults) -> Result<Self, String> {
+        let (name, rest) = split_name(text);
+        let mut pieces = rest.split(',');
+        let url = pieces.next().unwrap_or_default().trim();
+        let (target, default_name, credentials) = parse_target(url)?;
+        let name = match name {
+            Some(name) => valid_name(name)?.to_owned(),
+            None => default_name,
+        };
+        let mut plan = Self {
+            name,
+            target,
+            headers: Vec::new(),
+            queue_limit: defaults.queue_limit,
+            max_age: defaults.max_age,
+            inflight: defaults.inflight,
+            remote_timeout: defaults.remote_timeout,
+            min_backoff: defaults.min_backoff,
+            max_backoff: defaults.max_backoff,
+            max_retries: defaults.max_retries,
+        };
+        let mut seen: Vec<&str> = Vec::new();
+        for piece in pieces {
+            let (key, value) = piece
+                .split_once('=')
+                .ok_or_else(|| format!("option '{piece}' has no value; write key=value"))?;
+            if seen.contains(&key) {
+                return Err(format!("option '{key}' is given twice"));
+            }
+            seen.push(key);
+            plan.set(key, value)?;
+        }
+        if let Some(credentials) = credentials {
+            if plan
+                .headers
+                .iter()
+                .any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+            {
+                return Err("has both a user in the URL and header.Authorization; keep one of them".into());
+            }
+            plan.headers.push(("Authorization".into(), credentials));
+        }
+        plan.check()?;
+        Ok(plan)
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        if let Some(header) = key.strip_prefix("header.") {
+            self.headers.push((
+                valid_header(header)?.to_owned(),
+                Secret::new(valid_header_value(header, value)?),
+            ));
+            return Ok(());
+        }
+        let number = || {
+            value
+                .parse::<u32>()
+                .map_err(|_| format!("{key}={value}: expected a whole number"))
+        };
+        let named = |error: String| format!("{key}={value}: {error}");
+        match key {
+            "queue-limit" => self.queue_limit = parse_size(value).map_err(named)?,
+            "max-age" => self.max_age = parse_duration(value).map_err(named)?,
+            "inflight" => self.inflight = number()? as usize,
+            "remote-timeout" => self.remote_timeout = parse_duration(value).map_err(named)?,
+            "min-backoff" => self.min_backoff = parse_duration(value).map_err(named)?,
+            "max-backoff" => self.max_backoff = parse_duration(value).map_err(named)?,
+            "max-retries" => self.max_retries = number()?,
+            _ => {
+                return Err(format!(
+                    "unknown option '{key}'; known: queue-limit, max-age, inflight, remote-timeout, min-backoff, \
+                     max-backoff, max-retries, header.NAME"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.inflight == 0 || self.inflight > 4096 {
+            return Err(format!("inflight is {}; it must be 1 to 4096", self.inflight));
+        }
+        if self.remote_timeout < Duration::from_millis(10) {
+            return Err("remote-timeout must be at least 10ms".into());
+        }
+        if self.min_backoff < Duration::from_millis(1) {
+            return Err("min-backoff must be at least 1ms: none at all would be a hot loop".into());
+        }
+        if self.min_backoff > self.max_backoff {
+            return Err("min-backoff is longer than max-backoff; swap them".into());
+        }
+        if self.max_age.is_zero() {
+            return Err("max-age is 0, so nothing would ever be sent; the default is 1h".into());
+        }
+        Ok(())
+    }
+}
+
+/// Splits `NAME=` off: only where what stands before the first `=` is no URL.
+fn split_name(text: &str) -> (Option<&str>, &str) {
+    match text.split_once('=') {
+        Some((name, rest)) if !name.contains(':') && !name.contains(',') && !name.contains('/') => {
+            (Some(name), rest)
+        }
+        _ => (None, text),
+    }
+}
+
+fn valid_name(name: &str) -> Result<&str, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+        return Err(format!(
+            "name '{name}' must be 1 to 64 letters, digits, '-', '_' or '.'"
+        ));
+    }
+    Ok(name)
+}
+
+fn parse_target(text: &str) -> Result<(DestinationTarget, String, Option<Secret>), String> {
+    if let Some(directory) = text.strip_prefix("file:") {
+        let directory = directory.strip_prefix("//").unwrap_or(directory);
+        if directory.is_empty() {
+            return Err("file: needs a folder, such as file:./profiles".into());
+        }
+        let target = DestinationTarget::File {
+            directory: PathBuf::from(directory),
+        };
+        return Ok((target, "archive".into(), None));
+    }
+    if text.starts_with("https://") {
+        return Err(
+            "https:// destinations are not supported yet (the TLS work is to come); use http:// to a \
+                    local TLS proxy until then"
+                .into(),
+        );
+    }
+    if !text.starts_with("http://") {
+        return Err("is no destination; write http://HOST[:PORT][/PATH] or file:DIR".into());
+    }
+    let url = Url::parse(text).map_err(|error| format!("is no good URL: {error}"))?;
+    let host = url
+        .host_str()
+        .filter(|host| !host.is_empty())
+        .ok_or("has no host in its URL")?
+        .to_owned();
+    let port = url.port().unwrap_or(80);
+    if port == 0 {
+        return Err("port 0 cannot be connected to".into());
+    }
+    let authority = if port == 80 {
+        host.clone()
+    } else {
+        format!("{host}:{port}")
+    };
+    let target = DestinationTarget::Http {
+        host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+        port,
+        ingest_path: join_clean(url.path(), "ingest"),
+        push_path: format!("{}/push.v1.PusherService/Push", url.path().trim_end_matches('/')),
+        authority: authority.clone(),
+    };
+    Ok((target, authority, credentials(&url)?))
+}
+
+/// `user:password@` as a Basic `Authorization` value (WIRE.md 4.1).
+fn credentials(url: &Url) -> Result<Option<Secret>, String> {
+    if url.username().is_empty() && url.password().is_none() {
+        return Ok(None);
+    }
+    let decode = |text: &str| percent_decode(text).ok_or("has a bad %-escape in its user or password");
+    let pair = [
+        decode(url.username())?,
+        decode(url.password().unwrap_or_default())?,
+    ]
+    .join(&b':');
+    let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
+    Ok(Some(Secret::new(format!("Basic {encoded}"))))
+}
+
+fn percent_decode(text: &str) -> Option<Vec<u8>> {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] == b'%' {
+            let hex = std::str::from_utf8(bytes.get(at + 1..at + 3)?).ok()?;
+            out.push(u8::from_str_radix(hex, 16).ok()?);
+            at += 3;
+        } else {
+            out.push(bytes[at]);
+            at += 1;
+        }
+    }
+    Some(out)
+}
+
+/// Go's `path.Join`: one slash between, dot segments and empty segments gone (WIRE.md 1.6, row 32).
+fn join_clean(path: &str, last: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/').chain([last]) {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            _ => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// Checks a header name that the operator sets or passes on.
+///
+/// # Errors
+/// When it is no token (RFC 9110 section 5.1) or one that we or the hop own.
+pub fn valid_header(name: &str) -> Result<&str, String> {
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if name.is_empty() || !name.chars().all(token) {
+        return Err(format!("'{name}' is no header name"));
+    }
+    if HEADERS_RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
+        return Err(format!(
+            "header {name} is set by pyrotee itself or belongs to one hop; leave it out"
+        ));
+    }
+    Ok(name)
+}
+
+fn valid_header_value(name: &str, value: &str) -> Result<String, String> {
+    if value
+        .bytes()
+        .any(|byte| byte < 0x20 && byte != b'\t' || byte == 0x7f)
+    {
+        return Err(format!("the value of header {name} has a control character"));
+    }
+    Ok(value.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults() -> DestinationDefaults {
+        DestinationDefaults {
+            queue_limit: 1000,
+            max_age: Duration::from_secs(3600),
+            inflight: 64,
+            remote_timeout: Duration::from_secs(10),
+            min_backoff: Duration::from_millis(500),
+            max_backoff: Duration::from_secs(300),
+            max_retries: 0,
+        }
+    }
+
+    fn parse(text: &str) -> Result<DestinationPlan, String> {
+        DestinationPlan::parse(text, &defaults())
+    }
+
+    fn paths(text: &str) -> (String, String, String) {
+        match parse(text).unwrap().target {
+            DestinationTarget::Http {
+                authority,
+                ingest_path,
+                push_path,
+                ..
+            } => (authority, ingest_path, push_path),
+            DestinationTarget::File { .. } => panic!("{text} is no http destination"),
+        }
+    }
+
+    #[test]
+    fn urls_become_paths_as_alloy_builds_them() {
+        for (url, authority, ingest, push) in [
+            ("http://a", "a", "/ingest", "/push.v1.PusherService/Push"),
+            (
+                "http://a:4040/",
+                "a:4040",
+                "/ingest",
+                "/push.v1.PusherService/Push",
+            ),
+            (
+                "http://a:80/base/",
+                "a",
+                "/base/ingest",
+                "/base/push.v1.PusherService/Push",
+            ),
+            (
+                "http://a//x/./y//?q=1#f",
+                "a",
+                "/x/y/ingest",
+                "//x/y/push.v1.PusherService/Push",
+            ),
+            (
+                "http://[::1]:9/",
+                "[::1]:9",
+                "/ingest",
+                "/push.v1.PusherService/Push",
+            ),
+        ] {
+            let (got_authority, got_ingest, got_push) = paths(url);
+            assert_eq!(
+                (got_authority.as_str(), got_ingest.as_str()),
+                (authority, ingest),
+                "{url}"
+            );
+            // The url crate already resolves dot segments; only trailing slashes are ours to remove.
+            assert_eq!(got_push, push, "{url}");
+        }
+    }
+
+    #[test]
+    fn names_options_and_credentials_are_read() {
+        let plan =
+            parse("eu=http://user:p%40ss@h:1/x,max-age=30m,inflight=3,header.X-Scope-OrgID=team").unwrap();
+        assert_eq!(plan.name, "eu");
+        assert_eq!(plan.max_age, Duration::from_secs(1800));
+        assert_eq!(plan.inflight, 3);
+        assert_eq!(plan.headers[0], ("X-Scope-OrgID".into(), Secret::new("team")));
+        assert_eq!(
+            plan.headers[1],
+            ("Authorization".into(), Secret::new("Basic dXNlcjpwQHNz"))
+        );
+        assert!(!format!("{plan:?}").contains("dXNl"), "a secret is never printed");
+        assert_eq!(parse("http://h:1").unwrap().name, "h:1");
+        assert_eq!(parse("file:./p").unwrap().name, "archive");
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_the_reason() {
+        for (text, reason) in [
+            ("", "no destination"),
+            ("ftp://x", "no destination"),
+            ("https://x", "TLS"),
+            ("http://", "URL"),
+            ("http://x:99999", "URL"),
+            ("http://x:0", "port 0"),
+            ("file:", "folder"),
+            ("a b=http://x", "name"),
+            ("http://x,inflight", "no value"),
+            ("http://x,inflight=0", "inflight"),
+            ("http://x,inflight=1,inflight=2", "twice"),
+            ("http://x,max-age=5", "unit"),
+            ("http://x,colour=red", "unknown option 'colour'"),
+            ("http://x,header.Host=y", "Host"),
+            ("http://x,min-backoff=10s,max-backoff=1s", "longer"),
+            ("http://u@x,header.Authorization=Bearer 1", "both"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+}

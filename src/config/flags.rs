@@ -1,0 +1,194 @@
+//! What was typed: every flag of `pyrotee run`, its environment variable, its default and its help.
+//!
+//! `docs/configuration.md` is checked against this table by a test.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::units::{parse_duration, parse_size};
+use crate::runtime::engine::EngineChoice;
+
+/// When a client gets its answer (DESIGN.md section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AckPolicy {
+    /// As soon as every destination's queue has taken the profile.
+    Queued,
+    /// When the first destination has accepted it.
+    First,
+    /// When every destination has a final outcome; the earliest failure is relayed.
+    All,
+}
+
+/// What happens to a full queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overflow {
+    /// The oldest waiting profile makes room and is counted as dropped.
+    DropOldest,
+    /// The push is refused with 503 and Retry-After.
+    Refuse,
+}
+
+/// Whether labels are worked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LabelMode {
+    /// The label rules of Alloy: service_name, external labels, sorted query.
+    Alloy,
+    /// Query and body pass through byte for byte.
+    Verbatim,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line per event.
+    Text,
+    /// One JSON object per event.
+    Json,
+}
+
+/// The flags of `pyrotee run` and `pyrotee check`.
+#[derive(Args, Clone, Debug)]
+pub struct Flags {
+    /// Address that clients push to; repeat for several.
+    #[arg(
+        long,
+        env = "PYROTEE_LISTEN",
+        value_name = "ADDR",
+        default_value = "0.0.0.0:4040",
+        value_delimiter = ','
+    )]
+    pub listen: Vec<SocketAddr>,
+
+    /// Address of metrics, health and the status page; `off` for none.
+    #[arg(
+        long,
+        env = "PYROTEE_ADMIN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:4041"
+    )]
+    pub admin: String,
+
+    /// Where profiles go; repeat for several. `http://HOST[:PORT][/PATH]` or `file:DIR`, with an optional name in front
+    /// and options behind: `eu=http://pyroscope:4040,max-age=30m,header.X-Scope-OrgID=team`. Options: queue-limit,
+    /// max-age, inflight, remote-timeout, min-backoff, max-backoff, max-retries, header.NAME. In the environment: one per
+    /// line. With none given, profiles are archived in ./profiles.
+    #[arg(long = "to", env = "PYROTEE_TO", value_name = "[NAME=]URL[,KEY=VALUE...]")]
+    pub to: Vec<String>,
+
+    /// Label set on every profile, over what the client sent; an empty value removes the label. Repeatable.
+    #[arg(
+        long,
+        env = "PYROTEE_EXTERNAL_LABEL",
+        value_name = "KEY=VALUE",
+        value_delimiter = ','
+    )]
+    pub external_label: Vec<String>,
+
+    /// Whether labels are worked on.
+    #[arg(long, env = "PYROTEE_LABELS", default_value = "alloy")]
+    pub labels: LabelMode,
+
+    /// When a client gets its 200.
+    #[arg(long, env = "PYROTEE_ACK", default_value = "queued")]
+    pub ack: AckPolicy,
+
+    /// What happens when a destination's queue is full.
+    #[arg(long, env = "PYROTEE_OVERFLOW", default_value = "drop-oldest")]
+    pub overflow: Overflow,
+
+    /// Most memory that profiles may hold, in flight and queued, shared bodies counted once.
+    #[arg(long, env = "PYROTEE_MEMORY_LIMIT", value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
+    pub memory_limit: u64,
+
+    /// Most bytes that one destination may have waiting and in flight [default: a quarter of --memory-limit].
+    #[arg(long, env = "PYROTEE_QUEUE_LIMIT", value_name = "SIZE", value_parser = parse_size)]
+    pub queue_limit: Option<u64>,
+
+    /// Profiles older than this are dropped before they are sent (Pyroscope rejects older than 1h).
+    #[arg(long, env = "PYROTEE_MAX_AGE", value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
+    pub max_age: Duration,
+
+    /// Most client connections at a time; beyond it the longest-idle one makes room.
+    #[arg(long, env = "PYROTEE_CONN_LIMIT", value_name = "N", default_value_t = 16384)]
+    pub conn_limit: usize,
+
+    /// Largest body, on the wire and after decompression [default: 256MiB, or --queue-limit where that is smaller].
+    #[arg(long, env = "PYROTEE_BODY_LIMIT", value_name = "SIZE", value_parser = parse_size)]
+    pub body_limit: Option<u64>,
+
+    /// A request must have arrived whole this long after its first byte.
+    #[arg(long, env = "PYROTEE_READ_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub read_timeout: Duration,
+
+    /// An answer must have been taken by the client within this time.
+    #[arg(long, env = "PYROTEE_WRITE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub write_timeout: Duration,
+
+    /// A keep-alive connection without a request is closed after this time.
+    #[arg(long, env = "PYROTEE_IDLE_TIMEOUT", value_name = "DURATION", default_value = "120s", value_parser = parse_duration)]
+    pub idle_timeout: Duration,
+
+    /// One attempt at a destination: connect, send, and its whole answer.
+    #[arg(long, env = "PYROTEE_REMOTE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub remote_timeout: Duration,
+
+    /// Wait before the first retry; doubles from there, with jitter.
+    #[arg(long, env = "PYROTEE_MIN_BACKOFF", value_name = "DURATION", default_value = "500ms", value_parser = parse_duration)]
+    pub min_backoff: Duration,
+
+    /// Longest wait between retries.
+    #[arg(long, env = "PYROTEE_MAX_BACKOFF", value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
+    pub max_backoff: Duration,
+
+    /// Attempts in all for one profile at one destination (Alloy's counting: 1 = no retry, 0 = until --max-age)
+    /// [default: 0 with --ack queued, 10 with first and all].
+    #[arg(long, env = "PYROTEE_MAX_RETRIES", value_name = "N")]
+    pub max_retries: Option<u32>,
+
+    /// Requests in flight at a time per destination, and so its connections.
+    #[arg(long, env = "PYROTEE_INFLIGHT", value_name = "N", default_value_t = 64)]
+    pub inflight: usize,
+
+    /// How often names of destinations are resolved again.
+    #[arg(long, env = "PYROTEE_DNS_REFRESH", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub dns_refresh: Duration,
+
+    /// Data-plane threads in all [default: the CPUs that affinity and the cgroup quota allow].
+    #[arg(long, env = "PYROTEE_CORES", value_name = "N")]
+    pub cores: Option<usize>,
+
+    /// How many of the cores only write to destinations; `auto` shares every core below 4 of them.
+    #[arg(long, env = "PYROTEE_WRITERS", value_name = "auto|N", default_value = "auto")]
+    pub writers: String,
+
+    /// Leave the placement of threads to the kernel.
+    #[arg(long, env = "PYROTEE_NO_PIN")]
+    pub no_pin: bool,
+
+    /// What moves the bytes.
+    #[arg(long, env = "PYROTEE_ENGINE", default_value = "auto")]
+    pub engine: EngineChoice,
+
+    /// At shutdown, queues are given this long to empty.
+    #[arg(long, env = "PYROTEE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub drain_timeout: Duration,
+
+    /// Client header that is passed on to every destination, such as X-Scope-OrgID. Repeatable.
+    #[arg(long, env = "PYROTEE_PASS_HEADER", value_name = "NAME", value_delimiter = ',')]
+    pub pass_header: Vec<String>,
+
+    /// How log lines look.
+    #[arg(long, env = "PYROTEE_LOG", default_value = "text")]
+    pub log: LogFormat,
+
+    /// What is logged: error, warn, info, debug or trace.
+    #[arg(long, env = "PYROTEE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: tracing::Level,
+}

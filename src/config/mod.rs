@@ -1,0 +1,16 @@
+//! What the operator asked for, and what it means.
+//!
+//! Two steps: [`Flags`] is what was typed (command line and `PYROTEE_...`), [`Plan`] is what follows from it after every
+//! check, immutable from then on. Everything that can be found wrong without a socket or a disk is found wrong here, so
+//! `pyrotee check` runs the very same code as `pyrotee run`.
+//!
+//! Every bound of the gateway is worked out in [`plan`] and printed at start.
+
+pub mod destination;
+pub mod flags;
+pub mod plan;
+pub mod units;
+
+pub use destination::{DestinationPlan, DestinationTarget, Secret};
+pub use flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow};
+pub use plan::{Host, Plan, PlanError, PlanErrors};

@@ -1,0 +1,533 @@
+//! What the flags mean: every bound worked out, every contradiction refused, nothing touched yet.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::destination::{DestinationDefaults, DestinationPlan, valid_header};
+use super::flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow};
+use super::units::show_size;
+use crate::runtime::engine::EngineChoice;
+
+/// The largest body by default, as the Pyroscope server has it (WIRE.md 1.4).
+const BODY_LIMIT: u64 = 256 << 20;
+/// Destinations at most: a push is one parcel for each, and each has its own queue and connections.
+const DESTINATIONS_MAX: usize = 64;
+/// Threads at most.
+const CORES_MAX: usize = 256;
+
+/// What the plan needs to know of the machine.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// CPUs that this process may run on.
+    pub cpus: Vec<usize>,
+    /// CPUs' worth of time that the cgroup allows, if it limits any.
+    pub cpu_quota: Option<f64>,
+}
+
+/// The configuration after every check. Serialised by `/-/config`, so it shows no secret.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// Addresses that clients push to.
+    pub listen: Vec<SocketAddr>,
+    /// Address of the admin port, if there is one.
+    pub admin: Option<SocketAddr>,
+    /// Where profiles go; never empty.
+    pub destinations: Vec<DestinationPlan>,
+    /// Labels set on every profile.
+    pub external_labels: Vec<(String, String)>,
+    /// Whether labels are worked on.
+    pub labels: LabelMode,
+    /// When clients are answered.
+    pub ack: AckPolicy,
+    /// What happens to a full queue.
+    pub overflow: Overflow,
+    /// Most body bytes held in memory.
+    pub memory_limit: u64,
+    /// Largest body in bytes, on the wire and inflated.
+    pub body_limit: u64,
+    /// Most client connections.
+    pub conn_limit: usize,
+    /// From first byte to whole request.
+    pub read_timeout: Duration,
+    /// For an answer to be taken.
+    pub write_timeout: Duration,
+    /// For a connection without a request.
+    pub idle_timeout: Duration,
+    /// Between two look-ups of a destination's name.
+    pub dns_refresh: Duration,
+    /// Data-plane threads in all.
+    pub cores: usize,
+    /// How many of them only write; 0 = every core does both.
+    pub writers: usize,
+    /// The CPU of each core; empty = not pinned.
+    pub pinned: Vec<usize>,
+    /// What was asked of the engine.
+    #[serde(skip)]
+    pub engine: EngineChoice,
+    /// For queues to empty at shutdown.
+    pub drain_timeout: Duration,
+    /// Client headers passed on, lower case.
+    pub pass_headers: Vec<String>,
+    /// How log lines look.
+    pub log: LogFormat,
+    /// What is logged.
+    #[serde(skip)]
+    pub log_level: tracing::Level,
+}
+
+/// One thing wrong with what was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanError {
+    /// The flag, such as `--to`.
+    pub flag: &'static str,
+    /// The value as typed; empty where the flag itself is the trouble. Credentials are masked.
+    pub value: String,
+    /// What is wrong and how to mend it.
+    pub problem: String,
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.flag, self.value, self.problem)
+    }
+}
+
+/// All that is wrong, so that the operator mends it in one go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanErrors(pub Vec<PlanError>);
+
+impl fmt::Display for PlanErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for PlanErrors {}
+
+impl Plan {
+    /// Works out the plan.
+    ///
+    /// # Errors
+    /// Every contradiction and bad value found, together.
+    pub fn new(flags: &Flags, host: &Host) -> Result<Self, PlanErrors> {
+        let mut errors = Errors(Vec::new());
+        let queue_limit = flags.queue_limit.unwrap_or(flags.memory_limit / 4);
+        let body_limit = flags.body_limit.unwrap_or(BODY_LIMIT.min(queue_limit));
+        let destinations = destinations(flags, queue_limit, &mut errors);
+        check_sizes(flags, body_limit, &destinations, &mut errors);
+        let (cores, writers) = threads(flags, host, destinations.len(), &mut errors);
+        let plan = Self {
+            listen: listen(flags, &mut errors),
+            admin: admin(flags, &mut errors),
+            external_labels: external_labels(flags, &mut errors),
+            pass_headers: pass_headers(flags, &mut errors),
+            destinations,
+            labels: flags.labels,
+            ack: flags.ack,
+            overflow: flags.overflow,
+            memory_limit: flags.memory_limit,
+            body_limit,
+            conn_limit: flags.conn_limit,
+            read_timeout: flags.read_timeout,
+            write_timeout: flags.write_timeout,
+            idle_timeout: flags.idle_timeout,
+            dns_refresh: flags.dns_refresh,
+            cores,
+            writers,
+            pinned: if flags.no_pin || cores > host.cpus.len() {
+                Vec::new()
+            } else {
+                host.cpus[..cores].to_vec()
+            },
+            engine: flags.engine,
+            drain_timeout: flags.drain_timeout,
+            log: flags.log,
+            log_level: flags.log_level,
+        };
+        if errors.0.is_empty() {
+            Ok(plan)
+        } else {
+            Err(PlanErrors(errors.0))
+        }
+    }
+
+    /// The core that owns destination `index`: writers are the last cores.
+    pub fn writer_core(&self, index: usize) -> usize {
+        if self.writers == 0 {
+            index % self.cores
+        } else {
+            self.cores - self.writers + index % self.writers
+        }
+    }
+
+    /// How many cores take connections: the first ones.
+    pub fn inbound_cores(&self) -> usize {
+        self.cores - self.writers
+    }
+
+    /// Every bound on one line each, for the start of the log and `pyrotee check`.
+    pub fn bounds(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("memory of all profiles held", show_size(self.memory_limit)),
+            ("one body", show_size(self.body_limit)),
+            ("client connections", self.conn_limit.to_string()),
+        ]
+    }
+}
+
+struct Errors(Vec<PlanError>);
+
+impl Errors {
+    fn add(&mut self, flag: &'static str, value: impl fmt::Display, problem: impl Into<String>) {
+        self.0.push(PlanError {
+            flag,
+            value: value.to_string(),
+            problem: problem.into(),
+        });
+    }
+}
+
+fn destinations(flags: &Flags, queue_limit: u64, errors: &mut Errors) -> Vec<DestinationPlan> {
+    let unlimited_by_default = flags.ack == AckPolicy::Queued;
+    let defaults = DestinationDefaults {
+        queue_limit,
+        max_age: flags.max_age,
+        inflight: flags.inflight,
+        remote_timeout: flags.remote_timeout,
+        min_backoff: flags.min_backoff,
+        max_backoff: flags.max_backoff,
+        max_retries: flags
+            .max_retries
+            .unwrap_or(if unlimited_by_default { 0 } else { 10 }),
+    };
+    let mut texts: Vec<&str> = flags
+        .to
+        .iter()
+        .flat_map(|text| text.lines())
+        .map(str::trim)
+        .collect();
+    texts.retain(|text| !text.is_empty());
+    if texts.is_empty() {
+        texts.push("file:./profiles");
+    }
+    if texts.len() > DESTINATIONS_MAX {
+        errors.add(
+            "--to",
+            texts.len(),
+            format!("destinations given; at most {DESTINATIONS_MAX} are possible"),
+        );
+        return Vec::new();
+    }
+    let mut plans: Vec<DestinationPlan> = Vec::new();
+    for text in texts {
+        match DestinationPlan::parse(text, &defaults) {
+            Err(problem) => errors.add("--to", masked(text), problem),
+            Ok(plan) if plans.iter().any(|other| other.name == plan.name) => {
+                let problem = format!(
+                    "a second destination named '{}'; write NAME={}",
+                    plan.name,
+                    masked(text)
+                );
+                errors.add("--to", masked(text), problem);
+            }
+            Ok(plan) => plans.push(plan),
+        }
+    }
+    plans
+}
+
+/// A `--to` value with user, password and header values hidden.
+fn masked(text: &str) -> String {
+    let mut out = text.to_owned();
+    if let (Some(scheme), Some(at)) = (out.find("://"), out.rfind('@'))
+        && scheme + 3 < at
+    {
+        out.replace_range(scheme + 3..at, "***");
+    }
+    match out.find(",header.") {
+        Some(from) => format!("{},header.***", &out[..from]),
+        None => out,
+    }
+}
+
+fn check_sizes(flags: &Flags, body_limit: u64, destinations: &[DestinationPlan], errors: &mut Errors) {
+    if flags.memory_limit < 1 << 20 {
+        errors.add(
+            "--memory-limit",
+            show_size(flags.memory_limit),
+            "too small to work with; give 1MiB or more",
+        );
+    }
+    if body_limit == 0 {
+        errors.add(
+            "--body-limit",
+            0,
+            "nothing could be pushed; the default is 256MiB",
+        );
+    }
+    if body_limit > flags.memory_limit {
+        let problem = format!(
+            "larger than --memory-limit {}; lower it or raise that",
+            show_size(flags.memory_limit)
+        );
+        errors.add("--body-limit", show_size(body_limit), problem);
+    }
+    for destination in destinations {
+        if destination.queue_limit < body_limit {
+            let problem = format!(
+                "of destination '{}' is smaller than one body may be ({}); raise it or lower --body-limit",
+                destination.name,
+                show_size(body_limit)
+            );
+            errors.add("--queue-limit", show_size(destination.queue_limit), problem);
+        }
+        if destination.queue_limit > flags.memory_limit {
+            let problem = format!(
+                "of destination '{}' is larger than --memory-limit {}; it could never fill",
+                destination.name,
+                show_size(flags.memory_limit)
+            );
+            errors.add("--queue-limit", show_size(destination.queue_limit), problem);
+        }
+    }
+    if flags.conn_limit == 0 {
+        errors.add("--conn-limit", 0, "nobody could connect; the default is 16384");
+    }
+    for (flag, value) in [
+        ("--read-timeout", flags.read_timeout),
+        ("--write-timeout", flags.write_timeout),
+        ("--idle-timeout", flags.idle_timeout),
+        ("--dns-refresh", flags.dns_refresh),
+    ] {
+        if value < Duration::from_millis(100) {
+            errors.add(flag, format!("{value:?}"), "too short; give 100ms or more");
+        }
+    }
+}
+
+fn threads(flags: &Flags, host: &Host, destinations: usize, errors: &mut Errors) -> (usize, usize) {
+    let cores = flags.cores.unwrap_or_else(|| default_cores(host));
+    if cores == 0 || cores > CORES_MAX {
+        errors.add("--cores", cores, format!("must be 1 to {CORES_MAX}"));
+    }
+    let writers = match flags.writers.as_str() {
+        "auto" if cores < 4 => 0,
+        // A push is received once and sent once per destination, so writers carry at least half of the work; a
+        // destination has one owner, so more writers than destinations would idle.
+        "auto" => destinations.clamp(1, cores / 2),
+        text => match text.parse::<usize>() {
+            Ok(writers) if writers < cores => writers,
+            Ok(writers) => {
+                let problem = format!("must be below --cores {cores}: someone has to take connections");
+                errors.add("--writers", writers, problem);
+                0
+            }
+            Err(_) => {
+                errors.add("--writers", text, "must be 'auto' or a number of cores");
+                0
+            }
+        },
+    };
+    (cores.max(1), writers)
+}
+
+fn default_cores(host: &Host) -> usize {
+    let cpus = host.cpus.len().max(1);
+    match host.cpu_quota {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped to 1 ..= cpus
+        #[allow(clippy::cast_precision_loss)]
+        Some(quota) => quota.ceil().clamp(1.0, cpus as f64) as usize,
+        None => cpus,
+    }
+}
+
+fn listen(flags: &Flags, errors: &mut Errors) -> Vec<SocketAddr> {
+    for (index, address) in flags.listen.iter().enumerate() {
+        if address.port() != 0 && flags.listen[..index].contains(address) {
+            errors.add("--listen", address, "given twice");
+        }
+    }
+    flags.listen.clone()
+}
+
+fn admin(flags: &Flags, errors: &mut Errors) -> Option<SocketAddr> {
+    if flags.admin == "off" {
+        return None;
+    }
+    match flags.admin.parse::<SocketAddr>() {
+        Ok(address) => {
+            if address.port() != 0 && flags.listen.contains(&address) {
+                errors.add(
+                    "--admin",
+                    address,
+                    "is also a --listen address; give it a port of its own",
+                );
+            }
+            Some(address)
+        }
+        Err(_) => {
+            errors.add(
+                "--admin",
+                &flags.admin,
+                "must be ADDRESS:PORT, such as 127.0.0.1:4041, or 'off'",
+            );
+            None
+        }
+    }
+}
+
+fn external_labels(flags: &Flags, errors: &mut Errors) -> Vec<(String, String)> {
+    if flags.labels == LabelMode::Verbatim && !flags.external_label.is_empty() {
+        errors.add(
+            "--external-label",
+            flags.external_label.join(","),
+            "has no effect with --labels verbatim; leave one of them out",
+        );
+    }
+    let mut labels = Vec::new();
+    for text in &flags.external_label {
+        match text.split_once('=') {
+            Some((key, value)) => labels.push((key.to_owned(), value.to_owned())),
+            None => errors.add("--external-label", text, "must be KEY=VALUE"),
+        }
+    }
+    if let Err(problem) = crate::profile::labels::LabelRules::new(labels.clone()) {
+        errors.add(
+            "--external-label",
+            flags.external_label.join(","),
+            problem.to_string(),
+        );
+    }
+    labels
+}
+
+fn pass_headers(flags: &Flags, errors: &mut Errors) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for name in &flags.pass_header {
+        let lower = name.to_ascii_lowercase();
+        match valid_header(name) {
+            Err(problem) => errors.add("--pass-header", name, problem),
+            Ok(_) if names.contains(&lower) => errors.add("--pass-header", name, "given twice"),
+            Ok(_) => names.push(lower),
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn plan(args: &[&str]) -> Result<Plan, PlanErrors> {
+        let flags = Line::try_parse_from([&["x"], args].concat())
+            .expect("the flags parse")
+            .flags;
+        Plan::new(
+            &flags,
+            &Host {
+                cpus: vec![0, 1],
+                cpu_quota: None,
+            },
+        )
+    }
+
+    #[test]
+    fn defaults_make_a_plan() {
+        let plan = plan(&[]).unwrap();
+        assert_eq!(plan.destinations[0].name, "archive");
+        assert_eq!(plan.body_limit, 256 << 20);
+        assert_eq!((plan.cores, plan.writers), (2, 0));
+        assert_eq!(plan.destinations[0].max_retries, 0);
+    }
+
+    #[test]
+    fn the_cgroup_quota_bounds_the_cores() {
+        let flags = Line::try_parse_from(["x"]).unwrap().flags;
+        let host = Host {
+            cpus: (0..8).collect(),
+            cpu_quota: Some(2.5),
+        };
+        assert_eq!(Plan::new(&flags, &host).unwrap().cores, 3);
+    }
+
+    #[test]
+    fn ack_all_retries_as_alloy_does() {
+        assert_eq!(plan(&["--ack", "all"]).unwrap().destinations[0].max_retries, 10);
+        assert_eq!(
+            plan(&["--ack", "all", "--max-retries", "3"])
+                .unwrap()
+                .destinations[0]
+                .max_retries,
+            3
+        );
+    }
+
+    #[test]
+    fn contradictions_name_the_flag_and_the_mend() {
+        for (args, flag, says) in [
+            (&["--memory-limit", "1B"][..], "--memory-limit", "1MiB"),
+            (&["--body-limit", "2GiB"], "--body-limit", "--memory-limit"),
+            (
+                &["--queue-limit", "1MiB", "--body-limit", "2MiB"],
+                "--queue-limit",
+                "raise it",
+            ),
+            (&["--queue-limit", "2GiB"], "--queue-limit", "never fill"),
+            (&["--conn-limit", "0"], "--conn-limit", "16384"),
+            (&["--cores", "0"], "--cores", "1 to"),
+            (&["--cores", "2", "--writers", "2"], "--writers", "below"),
+            (&["--writers", "many"], "--writers", "auto"),
+            (&["--admin", "nowhere"], "--admin", "off"),
+            (&["--admin", "0.0.0.0:4040"], "--admin", "own"),
+            (
+                &["--listen", "1.1.1.1:1", "--listen", "1.1.1.1:1"],
+                "--listen",
+                "twice",
+            ),
+            (&["--to", "http://a:1", "--to", "http://a:1"], "--to", "NAME="),
+            (&["--to", "https://a"], "--to", "TLS"),
+            (&["--external-label", "x"], "--external-label", "KEY=VALUE"),
+            (
+                &["--labels", "verbatim", "--external-label", "a=b"],
+                "--external-label",
+                "verbatim",
+            ),
+            (&["--pass-header", "Host"], "--pass-header", "Host"),
+            (&["--pass-header", "A,a"], "--pass-header", "twice"),
+            (&["--read-timeout", "1ms"], "--read-timeout", "100ms"),
+        ] {
+            let errors = plan(args).unwrap_err().0;
+            assert!(
+                errors
+                    .iter()
+                    .any(|e| e.flag == flag && e.to_string().contains(says)),
+                "{args:?}: {errors:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn errors_hide_credentials() {
+        let error = plan(&["--to", "http://u:hunter2@h:1,header.X=s3cret,x=1"])
+            .unwrap_err()
+            .to_string();
+        assert!(!error.contains("hunter2") && !error.contains("s3cret"), "{error}");
+    }
+}

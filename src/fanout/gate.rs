@@ -1,0 +1,331 @@
+//! The entrance of one destination: its byte budget, its bounded queue between cores, and its books.
+//!
+//! Inbound cores call [`Gate::accept`], its writer core calls [`Gate::take`]; neither ever waits. The counters are relaxed
+//! atomics: each is one locked instruction per parcel on a line of its own side, against the ten thousand instructions
+//! that the kernel spends on that parcel.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_utils::CachePadded;
+
+use super::Parcel;
+use super::push::Push;
+use super::status::Status;
+use super::ticket::{DropReason, Outcome};
+use crate::runtime::doorbell::Doorbell;
+
+/// Parcels that may lie between two turns of the writer core's loop. It empties the queue at each turn; more than this
+/// many can arrive only while that core is not scheduled at all. 16 bytes each.
+const CROSSING_PARCELS_MAX: usize = 16_384;
+
+/// Which destination, counted in the order of `--to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DestinationId(pub usize);
+
+/// The entrance of one destination.
+#[derive(Debug)]
+pub struct Gate {
+    /// Which destination this is.
+    pub id: DestinationId,
+    /// What logs, metrics and pages call it.
+    pub name: String,
+    /// Rung when something was put on the queue.
+    pub doorbell: Doorbell,
+    /// Is it up, and if not, why not.
+    pub status: Status,
+    bytes_max: u64,
+    sender: Sender<Parcel>,
+    receiver: Receiver<Parcel>,
+    inbound: CachePadded<Accepted>,
+    outbound: CachePadded<Settled>,
+}
+
+/// Written by inbound cores.
+#[derive(Debug, Default)]
+struct Accepted {
+    parcels: AtomicU64,
+    bytes: AtomicU64,
+    held_parcels: AtomicU64,
+    held_bytes: AtomicU64,
+}
+
+/// Written where parcels end: the writer core, and inbound cores for overflow.
+#[derive(Debug, Default)]
+struct Settled {
+    delivered: Tally,
+    dropped: [Tally; DropReason::ALL.len()],
+    in_flight: AtomicU64,
+}
+
+/// Parcels, and what they carried.
+#[derive(Debug, Default)]
+struct Tally {
+    parcels: AtomicU64,
+    bytes: AtomicU64,
+    profiles: AtomicU64,
+    profile_bytes: AtomicU64,
+}
+
+/// A reading of a [`Tally`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Amount {
+    /// Parcels.
+    pub parcels: u64,
+    /// Body bytes.
+    pub bytes: u64,
+    /// Profiles in them.
+    pub profiles: u64,
+    /// Bytes of those profiles (WIRE.md 4.6).
+    pub profile_bytes: u64,
+}
+
+/// A reading of a gate's books.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Books {
+    /// Taken in.
+    pub accepted_parcels: u64,
+    /// Taken in, in body bytes.
+    pub accepted_bytes: u64,
+    /// Had by the destination.
+    pub delivered: Amount,
+    /// Given up, by [`DropReason::index`].
+    pub dropped: [Amount; DropReason::ALL.len()],
+    /// Waiting or in flight.
+    pub held_parcels: u64,
+    /// Waiting or in flight, in body bytes.
+    pub held_bytes: u64,
+    /// Being sent right now.
+    pub in_flight: u64,
+}
+
+impl Books {
+    /// All that was given up.
+    pub fn dropped_total(&self) -> Amount {
+        self.dropped.iter().fold(Amount::default(), |sum, one| Amount {
+            parcels: sum.parcels + one.parcels,
+            bytes: sum.bytes + one.bytes,
+            profiles: sum.profiles + one.profiles,
+            profile_bytes: sum.profile_bytes + one.profile_bytes,
+        })
+    }
+
+    /// Parcels waiting, not in flight.
+    pub fn queued_parcels(&self) -> u64 {
+        self.held_parcels.saturating_sub(self.in_flight)
+    }
+
+    /// Whether the conservation law holds. Exact at rest; while parcels move, readings are taken one after the other.
+    pub fn balance(&self) -> bool {
+        let dropped = self.dropped_total();
+        self.accepted_parcels == self.delivered.parcels + dropped.parcels + self.held_parcels
+            && self.accepted_bytes == self.delivered.bytes + dropped.bytes + self.held_bytes
+    }
+}
+
+impl Gate {
+    /// The gate of one destination that may hold `bytes_max`.
+    pub fn new(id: DestinationId, name: String, bytes_max: u64) -> Self {
+        let (sender, receiver) = crossbeam_channel::bounded(CROSSING_PARCELS_MAX);
+        Self {
+            id,
+            name,
+            doorbell: Doorbell::default(),
+            status: Status::default(),
+            bytes_max,
+            sender,
+            receiver,
+            inbound: CachePadded::default(),
+            outbound: CachePadded::default(),
+        }
+    }
+
+    /// Takes `bytes` of the budget if they fit.
+    pub(super) fn try_reserve(&self, bytes: u64) -> bool {
+        let before = self.inbound.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before > 0 && before.saturating_add(bytes) > self.bytes_max || self.sender.is_full() {
+            self.inbound.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Takes `bytes` of the budget whether or not they fit: the writer core makes room from the oldest.
+    pub(super) fn reserve(&self, bytes: u64) {
+        self.inbound.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn unreserve(&self, bytes: u64) {
+        self.inbound.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Queues a parcel whose bytes have been reserved. If the crossing is full, its oldest parcel makes room.
+    pub(super) fn accept(&self, parcel: Parcel) {
+        let books = &self.inbound;
+        books.parcels.fetch_add(1, Ordering::Relaxed);
+        books
+            .bytes
+            .fetch_add(parcel.ticket.push().bytes, Ordering::Relaxed);
+        books.held_parcels.fetch_add(1, Ordering::Relaxed);
+        let mut parcel = parcel;
+        loop {
+            match self.sender.try_send(parcel) {
+                Ok(()) => break,
+                Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => {
+                    parcel = back;
+                    if let Ok(oldest) = self.receiver.try_recv() {
+                        oldest.ticket.drop_for(DropReason::Overflow);
+                    }
+                }
+            }
+        }
+        self.doorbell.ring();
+    }
+
+    /// The next parcel in the crossing, if any.
+    pub fn take(&self) -> Option<Parcel> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// The next parcel, waiting for it at most until `timeout`. For a thread, never for a core.
+    pub fn take_blocking(&self, timeout: std::time::Duration) -> Option<Parcel> {
+        self.receiver.recv_timeout(timeout).ok()
+    }
+
+    /// Whether more is held than the budget allows, so that the oldest has to go.
+    pub fn is_over_budget(&self) -> bool {
+        self.inbound.held_bytes.load(Ordering::Relaxed) > self.bytes_max
+    }
+
+    /// The byte budget.
+    pub fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
+    /// Parcels waiting or in flight.
+    pub fn held_parcels(&self) -> u64 {
+        self.inbound.held_parcels.load(Ordering::Relaxed)
+    }
+
+    /// One parcel goes on the wire.
+    pub fn begin_attempt(&self) {
+        self.outbound.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It is off the wire, whatever became of it.
+    pub fn end_attempt(&self) {
+        self.outbound.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Books the end of a parcel. Called by its ticket, once.
+    pub(super) fn settle(&self, push: &Push, outcome: Outcome) {
+        let tally = match outcome {
+            Outcome::Delivered => &self.outbound.delivered,
+            Outcome::Answered { reason, .. } | Outcome::Unanswered { reason } => {
+                &self.outbound.dropped[reason.index()]
+            }
+        };
+        tally.parcels.fetch_add(1, Ordering::Relaxed);
+        tally.bytes.fetch_add(push.bytes, Ordering::Relaxed);
+        tally
+            .profiles
+            .fetch_add(u64::from(push.profiles), Ordering::Relaxed);
+        tally
+            .profile_bytes
+            .fetch_add(push.profile_bytes, Ordering::Relaxed);
+        self.inbound.held_parcels.fetch_sub(1, Ordering::Relaxed);
+        self.inbound.held_bytes.fetch_sub(push.bytes, Ordering::Relaxed);
+    }
+
+    /// Reads the books.
+    pub fn books(&self) -> Books {
+        let read = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        let amount = |tally: &Tally| Amount {
+            parcels: read(&tally.parcels),
+            bytes: read(&tally.bytes),
+            profiles: read(&tally.profiles),
+            profile_bytes: read(&tally.profile_bytes),
+        };
+        Books {
+            accepted_parcels: read(&self.inbound.parcels),
+            accepted_bytes: read(&self.inbound.bytes),
+            delivered: amount(&self.outbound.delivered),
+            dropped: std::array::from_fn(|index| amount(&self.outbound.dropped[index])),
+            held_parcels: read(&self.inbound.held_parcels),
+            held_bytes: read(&self.inbound.held_bytes),
+            in_flight: read(&self.outbound.in_flight),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::push::tests::push;
+    use super::super::{AckMode, Fanout, OfferRefused};
+    use super::*;
+    use crate::config::Overflow;
+
+    fn gate(bytes_max: u64) -> &'static Gate {
+        Box::leak(Box::new(Gate::new(DestinationId(0), "one".into(), bytes_max)))
+    }
+
+    #[test]
+    fn the_books_balance_through_every_ending() {
+        let gate = gate(100);
+        let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
+        for _ in 0..4 {
+            fanout.offer(&Arc::new(push(30, AckMode::Detached, 1))).unwrap();
+            assert!(gate.books().balance());
+        }
+        assert!(gate.is_over_budget());
+        gate.take().unwrap().ticket.drop_for(DropReason::Overflow);
+        assert!(!gate.is_over_budget());
+        gate.take().unwrap().ticket.resolve(Outcome::Delivered);
+        drop(gate.take().unwrap());
+        let books = gate.books();
+        assert!(books.balance());
+        assert_eq!(
+            (
+                books.accepted_parcels,
+                books.delivered.parcels,
+                books.held_parcels
+            ),
+            (4, 1, 1)
+        );
+        assert_eq!(books.dropped[DropReason::Abandoned.index()].bytes, 30);
+    }
+
+    #[test]
+    fn refuse_queues_on_all_or_on_none() {
+        let (roomy, tight) = (gate(1000), gate(50));
+        let fanout = Fanout::new(vec![roomy, tight], Overflow::Refuse);
+        let offer = || fanout.offer(&Arc::new(push(40, AckMode::Detached, 2)));
+        assert_eq!(offer(), Ok(()));
+        assert_eq!(offer(), Err(OfferRefused::QueueFull));
+        assert_eq!(roomy.books().held_bytes, 40);
+        assert_eq!(roomy.books().accepted_parcels, 1);
+        tight.take().unwrap().ticket.resolve(Outcome::Delivered);
+        assert_eq!(offer(), Ok(()));
+    }
+
+    #[test]
+    fn a_full_crossing_drops_its_oldest_and_counts_it() {
+        let gate = gate(u64::MAX);
+        let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
+        for bytes in 0..CROSSING_PARCELS_MAX as u64 + 3 {
+            fanout
+                .offer(&Arc::new(push(bytes, AckMode::Detached, 1)))
+                .unwrap();
+        }
+        let books = gate.books();
+        assert_eq!(books.dropped[DropReason::Overflow.index()].parcels, 3);
+        assert!(books.balance());
+        assert_eq!(
+            gate.take().unwrap().ticket.push().bytes,
+            3,
+            "the oldest went first"
+        );
+    }
+}

@@ -1,0 +1,213 @@
+//! What an answer means: the outcome table of DESIGN.md section 6. Pure.
+
+use std::time::Duration;
+
+use crate::fanout::{DropReason, Outcome};
+use crate::profile::connect::{self, Code};
+use crate::profile::route::Route;
+
+/// A destination's answer, as far as we look at it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// `Content-Type`, if there was one.
+    pub content_type: Option<Vec<u8>>,
+    /// `Retry-After`, read.
+    pub retry_after: Option<Duration>,
+    /// `Location`, if there was one.
+    pub location: Option<Vec<u8>>,
+    /// The first bytes of its body (at most [`BODY_BYTES_KEPT`]).
+    pub body: Vec<u8>,
+}
+
+/// Bytes of an answer's body that are looked at, as in Alloy (WIRE.md 4.2).
+pub const BODY_BYTES_KEPT: usize = 2048;
+
+/// What to do after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It has it.
+    Delivered,
+    /// Try again, not before this wait; if no attempt is left, give up with the status.
+    Retry {
+        /// `Retry-After`.
+        after: Option<Duration>,
+        /// The Connect code, if it spoke Connect.
+        code: Option<Code>,
+    },
+    /// Send the same to the `Location` (307, 308).
+    Follow,
+    /// It will never take it.
+    GiveUp(Outcome),
+}
+
+/// Decides what `reply` to a request on `route` means.
+pub fn classify(route: Route, reply: &Reply) -> Decision {
+    let status = reply.status;
+    let code = match route {
+        Route::Ingest => None,
+        Route::Push => connect::error_code(status, reply.content_type.as_deref(), &reply.body),
+    };
+    let give_up = |reason| Decision::GiveUp(Outcome::Answered { status, code, reason });
+    let retry = Decision::Retry {
+        after: reply.retry_after,
+        code,
+    };
+    if let Some(code) = code {
+        return if is_retryable(code) {
+            retry
+        } else {
+            give_up(refusal(status))
+        };
+    }
+    match status {
+        // A Connect server always says application/proto; anything else at 200 is not one (row 119).
+        200 if route == Route::Push && !is_proto(reply.content_type.as_deref()) => retry,
+        200..=299 => Decision::Delivered,
+        307 | 308 if reply.location.is_some() => Decision::Follow,
+        300..=399 => give_up(DropReason::Redirected),
+        408 | 429 => retry,
+        422 if says_resource_exhausted(&reply.body) => retry,
+        501 => give_up(DropReason::Rejected),
+        500..=599 => retry,
+        _ => give_up(refusal(status)),
+    }
+}
+
+fn refusal(status: u16) -> DropReason {
+    if matches!(status, 401 | 403) {
+        DropReason::Unauthorized
+    } else {
+        DropReason::Rejected
+    }
+}
+
+fn is_retryable(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable
+            | Code::ResourceExhausted
+            | Code::Aborted
+            | Code::DeadlineExceeded
+            | Code::Internal
+            | Code::Unknown
+            | Code::DataLoss
+    )
+}
+
+fn is_proto(content_type: Option<&[u8]>) -> bool {
+    content_type.is_some_and(|value| value.trim_ascii().eq_ignore_ascii_case(b"application/proto"))
+}
+
+/// Pyroscope answered a rate limit on `/ingest` with 422 until 2026-07 (USERS.md section 2).
+fn says_resource_exhausted(body: &[u8]) -> bool {
+    memchr::memmem::find(body, b"resource_exhausted").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(status: u16, content_type: &str, body: &str) -> Reply {
+        Reply {
+            status,
+            content_type: (!content_type.is_empty()).then(|| content_type.as_bytes().to_vec()),
+            location: Some(b"/x".to_vec()),
+            body: body.as_bytes().to_vec(),
+            ..Reply::default()
+        }
+    }
+
+    fn word(route: Route, reply: &Reply) -> &'static str {
+        match classify(route, reply) {
+            Decision::Delivered => "delivered",
+            Decision::Retry { .. } => "retry",
+            Decision::Follow => "follow",
+            Decision::GiveUp(Outcome::Answered { reason, .. }) => reason.label(),
+            Decision::GiveUp(_) => "?",
+        }
+    }
+
+    #[test]
+    fn ingest_statuses() {
+        for (statuses, expected) in [
+            (&[200u16, 201, 202, 204, 299][..], "delivered"),
+            (&[408, 429, 500, 502, 503, 504, 599], "retry"),
+            (&[400, 404, 405, 409, 413, 415, 422, 499, 501], "rejected"),
+            (&[401, 403], "unauthorized"),
+            (&[300, 301, 302, 303, 304], "redirected"),
+            (&[307, 308], "follow"),
+        ] {
+            for status in statuses {
+                assert_eq!(
+                    word(Route::Ingest, &reply(*status, "text/plain", "no")),
+                    expected,
+                    "{status}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_old_rate_limit_is_retried() {
+        let body = r#"{"code":"resource_exhausted","message":"limit"}"#;
+        assert_eq!(
+            word(Route::Ingest, &reply(422, "application/json", body)),
+            "retry"
+        );
+    }
+
+    #[test]
+    fn push_without_connect_goes_by_status() {
+        for (status, expected) in [
+            (400, "rejected"),
+            (401, "unauthorized"),
+            (404, "rejected"),
+            (413, "rejected"),
+            (429, "retry"),
+            (502, "retry"),
+        ] {
+            assert_eq!(
+                word(Route::Push, &reply(status, "text/plain", "no")),
+                expected,
+                "{status}"
+            );
+        }
+        assert_eq!(
+            word(Route::Push, &reply(200, "application/proto", "")),
+            "delivered"
+        );
+        assert_eq!(word(Route::Push, &reply(202, "", "")), "delivered");
+        assert_eq!(word(Route::Push, &reply(200, "text/html", "<html>")), "retry");
+    }
+
+    #[test]
+    fn push_with_connect_goes_by_code() {
+        for (status, code, expected) in [
+            (503, "unavailable", "retry"),
+            (429, "resource_exhausted", "retry"),
+            (409, "aborted", "retry"),
+            (504, "deadline_exceeded", "retry"),
+            (500, "internal", "retry"),
+            (500, "unknown", "retry"),
+            (500, "data_loss", "retry"),
+            (400, "invalid_argument", "rejected"),
+            (401, "unauthenticated", "unauthorized"),
+            (403, "permission_denied", "unauthorized"),
+            (404, "not_found", "rejected"),
+            (409, "already_exists", "rejected"),
+            (499, "canceled", "rejected"),
+            (400, "failed_precondition", "rejected"),
+            (400, "out_of_range", "rejected"),
+            (501, "unimplemented", "rejected"),
+        ] {
+            let body = format!(r#"{{"code":"{code}","message":"m"}}"#);
+            assert_eq!(
+                word(Route::Push, &reply(status, "application/json", &body)),
+                expected,
+                "{code}"
+            );
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! One keep-alive connection to a destination: one request out, one answer back.
+//!
+//! The whole head and body go out in one vectored write. Where the kernel takes only a part, the rest is written while
+//! the answer is already listened for, so a destination that refuses early (413, 401) is heard instead of waited for.
+//!
+//! An exchange ends in one of: an answer; broken before its first byte (on a reused connection: stale, to be repeated at
+//! once on a fresh one); broken after it; a timeout, which the core's sweeper brings about by shutting the socket down.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use monoio::buf::IoBufMut;
+use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
+use monoio::net::TcpStream;
+
+use super::classify::{BODY_BYTES_KEPT, Reply};
+use super::gather::Gather;
+use crate::http::{
+    ChunkLimits, ChunkedDecoder, HeadLimits, Piece, Progress, ResponseError, ResponseFraming, ResponseHead,
+    ResponseReader, parse_retry_after,
+};
+use crate::runtime::clock::{self, Mono};
+use crate::runtime::socket;
+use crate::runtime::sweeper::{Expiry, Sweeper, Watch};
+
+/// First read of an answer: Pyroscope's are below 300 bytes.
+const RECEIVE_BYTES: usize = 1024;
+/// Interim (1xx) answers in front of one answer.
+const INTERIM_MAX: usize = 16;
+/// A longer answer is not read to its end: the connection is closed instead.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+/// A connection unused for longer is looked at before it is used: one system call that saves a failed send.
+const QUIET_CHECK_AFTER: Duration = Duration::from_secs(1);
+
+/// Why an attempt has no answer. Never shown with an address or a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AttemptError {
+    /// Its name has not resolved.
+    #[error("its name does not resolve")]
+    Unresolved,
+    /// No connection.
+    #[error("cannot connect: {0}")]
+    Connect(io::ErrorKind),
+    /// The attempt's time was over.
+    #[error("no answer within the remote timeout")]
+    TimedOut,
+    /// The connection ended before the answer's first byte.
+    #[error("the connection ended before an answer: {0}")]
+    Unanswered(io::ErrorKind),
+    /// The connection ended in the middle of the answer.
+    #[error("the connection ended within the answer")]
+    CutOff,
+    /// What came is no HTTP answer.
+    #[error("its answer is no good HTTP ({})", .0.label())]
+    BadAnswer(ResponseError),
+    /// The answer's chunked framing is wrong.
+    #[error("its answer's body is badly framed")]
+    BadBody,
+    /// Interim answers without end.
+    #[error("interim answers without end")]
+    TooManyInterim,
+}
+
+/// A connection between two requests.
+pub struct Connection {
+    read: OwnedReadHalf<TcpStream>,
+    write: OwnedWriteHalf<TcpStream>,
+    watch: Watch,
+    fd: std::os::fd::RawFd,
+    address: SocketAddr,
+    last_used: Mono,
+}
+
+/// The memory that a lane's exchanges reuse.
+#[derive(Default)]
+pub struct Scratch {
+    /// The message on its way out.
+    pub gather: Gather,
+    received: Vec<u8>,
+}
+
+/// An answer, and whether its connection can carry another request.
+pub struct Exchanged {
+    /// The answer.
+    pub reply: Reply,
+    /// Whether the connection is good for more.
+    pub reusable: bool,
+}
+
+impl Connection {
+    /// Connects to `address` within `timeout`.
+    pub async fn open(
+        address: SocketAddr,
+        timeout: Duration,
+        sweeper: &Rc<Sweeper>,
+    ) -> Result<Self, AttemptError> {
+        let stream = match monoio::time::timeout(timeout, TcpStream::connect_addr(address)).await {
+            Ok(connected) => connected.map_err(|error| AttemptError::Connect(error.kind()))?,
+            Err(_) => return Err(AttemptError::Connect(io::ErrorKind::TimedOut)),
+        };
+        socket::tune_destination(&stream, timeout);
+        let fd = stream.as_raw_fd();
+        let (read, write) = stream.into_split();
+        Ok(Self {
+            read,
+            write,
+            watch: sweeper.watch(fd),
+            fd,
+            address,
+            last_used: clock::now(),
+        })
+    }
+
+    /// Where it leads.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether it still looks good for another request.
+    pub fn is_fit(&self, now: Mono) -> bool {
+        !self.watch.expired() && (now.since(self.last_used) < QUIET_CHECK_AFTER || socket::is_quiet(self.fd))
+    }
+
+    /// Keeps it for the next request, until `idle_until`.
+    pub fn rest(&mut self, now: Mono, idle_until: Mono) {
+        self.last_used = now;
+        self.watch.arm(idle_until, Expiry::Stop);
+    }
+
+    /// Sends what `scratch.gather` holds and reads the answer, both before `deadline`.
+    pub async fn exchange(
+        &mut self,
+        scratch: &mut Scratch,
+        deadline: Mono,
+    ) -> Result<Exchanged, AttemptError> {
+        self.watch.arm(deadline, Expiry::Stop);
+        let result = self.send_and_receive(scratch).await;
+        scratch.gather.clear();
+        self.watch.disarm();
+        match result {
+            Err(_) if self.watch.expired() => Err(AttemptError::TimedOut),
+            result => result,
+        }
+    }
+
+    async fn send_and_receive(&mut self, scratch: &mut Scratch) -> Result<Exchanged, AttemptError> {
+        let mut received = std::mem::take(&mut scratch.received);
+        received.clear();
+        received.reserve(RECEIVE_BYTES);
+        let (written, gather) = self.write.writev(std::mem::take(&mut scratch.gather)).await;
+        scratch.gather = gather;
+        let sent = match written {
+            Ok(bytes) if scratch.gather.advance(bytes) => Ok(true),
+            Ok(0) => Err(io::ErrorKind::WriteZero),
+            Ok(_) => {
+                let gather = std::mem::take(&mut scratch.gather);
+                let (sent, early, gather) =
+                    write_rest(&mut self.write, gather, &mut self.read, received).await;
+                scratch.gather = gather;
+                received = early;
+                sent
+            }
+            Err(error) => Err(error.kind()),
+        };
+        let result = match sent {
+            // A destination that refuses and closes while we still send leaves its answer behind.
+            Err(kind) => match receive(&mut self.read, &mut received).await {
+                Ok(exchanged) => Ok(Exchanged {
+                    reusable: false,
+                    ..exchanged
+                }),
+                Err(_) => Err(AttemptError::Unanswered(kind)),
+            },
+            Ok(whole) => receive(&mut self.read, &mut received)
+                .await
+                .map(|exchanged| Exchanged {
+                    reusable: exchanged.reusable && whole,
+                    ..exchanged
+                }),
+        };
+        scratch.received = received;
+        result
+    }
+}
+
+/// Writes the rest of a message while listening. Returns whether all of it went out (false: an answer came first), what
+/// was received so far, and the message.
+async fn write_rest(
+    write: &mut OwnedWriteHalf<TcpStream>,
+    gather: Gather,
+    read: &mut OwnedReadHalf<TcpStream>,
+    received: Vec<u8>,
+) -> (Result<bool, io::ErrorKind>, Vec<u8>, Gather) {
+    let room = received.capacity();
+    let mut listening = pin!(read.read(received.slice_mut(0..room)));
+    let mut writing = pin!(async move {
+        let mut gather = gather;
+        loop {
+            let (written, back) = write.writev(gather).await;
+            gather = back;
+            match written {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero), gather),
+                Ok(bytes) if gather.advance(bytes) => return (Ok(true), gather),
+                Ok(_) => {}
+                Err(error) => return (Err(error.kind()), gather),
+            }
+        }
+    });
+    let mut wrote = None;
+    poll_fn(|context| {
+        if wrote.is_none()
+            && let Poll::Ready(done) = writing.as_mut().poll(context)
+        {
+            wrote = Some(done);
+        }
+        match listening.as_mut().poll(context) {
+            Poll::Ready((heard, buffer)) => {
+                let (sent, gather) = wrote.take().unwrap_or((Ok(false), Gather::default()));
+                let sent = match heard {
+                    Ok(1..) => sent,
+                    Ok(0) => Err(io::ErrorKind::UnexpectedEof),
+                    Err(error) => Err(error.kind()),
+                };
+                Poll::Ready((sent, buffer.into_inner(), gather))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Reads one answer; `received` may hold its beginning.
+async fn receive(
+    read: &mut OwnedReadHalf<TcpStream>,
+    received: &mut Vec<u8>,
+) -> Result<Exchanged, AttemptError> {
+    let mut reader = ResponseReader::new(HeadLimits::for_responses());
+    for _ in 0..=INTERIM_MAX {
+        let head = loop {
+            if !received.is_empty() {
+                match reader.read(received).map_err(AttemptError::BadAnswer)? {
+                    Progress::Complete(head) => break head,
+                    Progress::Partial => {}
+                }
+            }
+            let was_empty = received.is_empty();
+            match fill(read, received).await {
+                Ok(1..) => {}
+                _ if !was_empty => return Err(AttemptError::CutOff),
+                Ok(0) => return Err(AttemptError::Unanswered(io::ErrorKind::UnexpectedEof)),
+                Err(error) => return Err(AttemptError::Unanswered(error.kind())),
+            }
+        };
+        if head.status >= 200 {
+            return finish(read, received, head).await;
+        }
+        received.drain(..head.bytes);
+        reader.reset();
+    }
+    Err(AttemptError::TooManyInterim)
+}
+
+/// Reads the body of the answer whose head is complete, keeping its first bytes.
+async fn finish(
+    read: &mut OwnedReadHalf<TcpStream>,
+    received: &mut Vec<u8>,
+    head: ResponseHead,
+) -> Result<Exchanged, AttemptError> {
+    let mut reply = Reply {
+        status: head.status,
+        content_type: head.value(received, "content-type").map(<[u8]>::to_vec),
+        retry_after: head
+            .value(received, "retry-after")
+            .and_then(|value| parse_retry_after(value, clock::unix_now().as_secs())),
+        location: head.value(received, "location").map(<[u8]>::to_vec),
+        body: Vec::new(),
+    };
+    received.drain(..head.bytes);
+    let whole = match head.framing {
+        ResponseFraming::Empty | ResponseFraming::Length(0) => received.is_empty(),
+        ResponseFraming::Length(bytes) => {
+            let mut left = bytes;
+            loop {
+                let piece = received.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                keep(&mut reply.body, &received[..piece]);
+                left -= piece as u64;
+                received.drain(..piece);
+                if left == 0 {
+                    break received.is_empty();
+                }
+                if bytes > ANSWER_BYTES_MAX {
+                    break false;
+                }
+                more(read, received).await?;
+            }
+        }
+        ResponseFraming::Chunked => read_chunked(read, received, &mut reply.body).await?,
+        ResponseFraming::UntilClose => {
+            let mut bytes = 0;
+            loop {
+                keep(&mut reply.body, received);
+                bytes += received.len() as u64;
+                received.clear();
+                if bytes > ANSWER_BYTES_MAX || !matches!(fill(read, received).await, Ok(1..)) {
+                    break false;
+                }
+            }
+        }
+    };
+    Ok(Exchanged {
+        reply,
+        reusable: whole && head.keep_alive,
+    })
+}
+
+async fn read_chunked(
+    read: &mut OwnedReadHalf<TcpStream>,
+    received: &mut Vec<u8>,
+    kept: &mut Vec<u8>,
+) -> Result<bool, AttemptError> {
+    let mut decoder = ChunkedDecoder::new(ChunkLimits::default());
+    let mut bytes = 0;
+    loop {
+        let mut at = 0;
+        loop {
+            match decoder.next(&received[at..]).map_err(|_| AttemptError::BadBody)? {
+                Piece::Data(range) => {
+                    bytes += range.len() as u64;
+                    keep(kept, &received[at + range.start..at + range.end]);
+                    at += range.end;
+                }
+                Piece::End(used) => return Ok(at + used == received.len()),
+                Piece::Starved => break,
+            }
+        }
+        received.clear();
+        if bytes > ANSWER_BYTES_MAX {
+            return Ok(false);
+        }
+        more(read, received).await?;
+    }
+}
+
+fn keep(kept: &mut Vec<u8>, piece: &[u8]) {
+    let room = BODY_BYTES_KEPT - kept.len();
+    kept.extend_from_slice(&piece[..piece.len().min(room)]);
+}
+
+async fn more(read: &mut OwnedReadHalf<TcpStream>, received: &mut Vec<u8>) -> Result<(), AttemptError> {
+    match fill(read, received).await {
+        Ok(1..) => Ok(()),
+        _ => Err(AttemptError::CutOff),
+    }
+}
+
+/// Receives behind what is there already.
+async fn fill(read: &mut OwnedReadHalf<TcpStream>, received: &mut Vec<u8>) -> io::Result<usize> {
+    let mut buffer = std::mem::take(received);
+    if buffer.capacity() - buffer.len() < RECEIVE_BYTES / 2 {
+        buffer.reserve(RECEIVE_BYTES);
+    }
+    let (start, end) = (buffer.len(), buffer.capacity());
+    let (result, slice) = read.read(buffer.slice_mut(start..end)).await;
+    *received = slice.into_inner();
+    result
+}

@@ -1,0 +1,493 @@
+//! What one destination sends next: queue, waiting retries, health and window put together. No I/O and no clock of its
+//! own, so the model tests drive it with a fake one.
+//!
+//! ```text
+//!  gate ─▶ accept ─▶ [queue] ─▶ next ─▶ in flight ─▶ conclude ─┬▶ delivered, given up: the ticket is resolved
+//!                       ▲                                       └▶ [waiting for its backoff] ─▶ due ─┐
+//!                       └──────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//! While the destination is down a parcel without a waiting client stays in the queue and costs no attempt; one whose
+//! client waits (`--ack first|all`) spends its attempts on the schedule of its backoff, so that the client gets its answer
+//! when Alloy's would, without a storm.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use super::backoff;
+use super::health::Health;
+use crate::fanout::queue::Queue;
+use crate::fanout::{DropReason, Gate, Outcome, Parcel};
+use crate::profile::connect::Code;
+use crate::runtime::clock::Mono;
+
+/// A retry for which the budget has nothing left is looked at again after this time.
+const BUDGET_RECHECK: Duration = Duration::from_millis(100);
+
+/// The limits of one destination that the desk keeps to.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Age above which a parcel is dropped.
+    pub max_age: Duration,
+    /// First backoff.
+    pub min_backoff: Duration,
+    /// Longest backoff.
+    pub max_backoff: Duration,
+    /// Attempts in all; 0 = until `max_age`.
+    pub max_retries: u32,
+    /// Requests in flight at a time.
+    pub inflight: usize,
+}
+
+/// How an attempt ended, when not with delivery or a final refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The destination answered that it cannot take it now.
+    Answered {
+        /// Its status.
+        status: u16,
+        /// Its Connect code.
+        code: Option<Code>,
+        /// How long it asks us to wait.
+        after: Option<Duration>,
+    },
+    /// No answer.
+    Silent,
+}
+
+/// One destination's parcels between queue and wire.
+#[derive(Debug)]
+pub struct Desk {
+    queue: Queue<Parcel>,
+    waiting: BinaryHeap<Waiting>,
+    health: Health,
+    in_flight: usize,
+    limits: Limits,
+    retry_blocked: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    due: Mono,
+    parcel: Parcel,
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.due == other.due
+    }
+}
+
+impl Eq for Waiting {}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Waiting {
+    /// The earliest due is the greatest, so that the heap gives it first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.due.cmp(&self.due)
+    }
+}
+
+impl Desk {
+    /// An empty desk.
+    pub fn new(limits: Limits, now: Mono) -> Self {
+        Self {
+            queue: Queue::default(),
+            waiting: BinaryHeap::new(),
+            health: Health::new(limits.inflight, now),
+            in_flight: 0,
+            limits,
+            retry_blocked: false,
+        }
+    }
+
+    /// Takes what has come through the gate, then gives up what is too much or too old.
+    pub fn accept(&mut self, gate: &Gate, now: Mono) {
+        while let Some(parcel) = gate.take() {
+            self.queue.push(parcel.ticket.push().accepted, parcel);
+        }
+        while gate.is_over_budget() {
+            let Some(parcel) = self
+                .queue
+                .take_oldest()
+                .or_else(|| self.waiting.pop().map(|entry| entry.parcel))
+            else {
+                break;
+            };
+            parcel.ticket.drop_for(DropReason::Overflow);
+        }
+        while let Some(parcel) = self.queue.take_older_than(self.age_limit(now)) {
+            parcel.ticket.drop_for(DropReason::TooOld);
+        }
+    }
+
+    /// The next parcel to put on the wire, if one may be now. It is in flight until [`Desk::conclude`].
+    pub fn next(&mut self, now: Mono, random: f64) -> Option<Parcel> {
+        let window = self.health.window(now);
+        self.take_due(now, window, random);
+        if self.in_flight >= window {
+            if window == 0 {
+                self.fail_awaited(now, random);
+            }
+            return None;
+        }
+        let parcel = self.queue.take(now)?;
+        if parcel.attempts == 0 {
+            self.health.earn_retry();
+        }
+        self.in_flight += 1;
+        Some(parcel)
+    }
+
+    /// The parcel's attempt is over: delivered or finally refused. The destination has answered.
+    /// Returns whether it was down until now.
+    pub fn conclude(&mut self, parcel: Parcel, outcome: Outcome) -> bool {
+        self.in_flight -= 1;
+        parcel.ticket.resolve(outcome);
+        self.health.answered()
+    }
+
+    /// The parcel's attempt is over and failed: it waits for the next one, or is given up.
+    /// Returns whether the destination changed between up and down.
+    pub fn trouble(&mut self, parcel: Parcel, trouble: Trouble, now: Mono, random: f64) -> bool {
+        self.in_flight -= 1;
+        let changed = match trouble {
+            Trouble::Answered { .. } => self.health.answered(),
+            Trouble::Silent => self.health.failed(now, self.limits.min_backoff, random),
+        };
+        self.wait_or_give_up(parcel, trouble, now, random);
+        changed
+    }
+
+    /// When [`Desk::next`] may have something without anything else happening; `None` when only a new parcel or the end
+    /// of an attempt can change anything.
+    pub fn wake_at(&self, now: Mono) -> Option<Mono> {
+        let retry = self.waiting.peek().map(|waiting| match self.retry_blocked {
+            true => waiting.due.max(now.after(BUDGET_RECHECK)),
+            false => waiting.due,
+        });
+        let probe = if self.queue.is_empty() {
+            None
+        } else {
+            self.health.probe_at()
+        };
+        retry.into_iter().chain(probe).min()
+    }
+
+    /// Whether the destination is up.
+    pub fn is_up(&self) -> bool {
+        self.health.is_up()
+    }
+
+    /// When the oldest waiting parcel was accepted.
+    pub fn oldest(&self) -> Option<Mono> {
+        let waiting = self
+            .waiting
+            .iter()
+            .map(|waiting| waiting.parcel.ticket.push().accepted);
+        waiting.chain(self.queue.oldest()).min()
+    }
+
+    /// Requests that may be in flight now.
+    pub fn window(&self, now: Mono) -> usize {
+        self.health.window(now)
+    }
+
+    /// Parcels on the wire.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Gives up everything that waits: the drain timeout has run out.
+    pub fn give_up(&mut self, reason: DropReason) {
+        while let Some(parcel) = self.queue.take_oldest() {
+            parcel.ticket.drop_for(reason);
+        }
+        for waiting in std::mem::take(&mut self.waiting) {
+            waiting.parcel.ticket.drop_for(reason);
+        }
+    }
+
+    fn age_limit(&self, now: Mono) -> Mono {
+        let max_age = u64::try_from(self.limits.max_age.as_nanos()).unwrap_or(u64::MAX);
+        Mono(now.0.saturating_sub(max_age))
+    }
+
+    /// Moves retries whose wait is over back to the queue, as far as the budget goes.
+    fn take_due(&mut self, now: Mono, window: usize, random: f64) {
+        self.retry_blocked = false;
+        while self.waiting.peek().is_some_and(|waiting| waiting.due <= now) {
+            let down = window == 0;
+            if !down && !self.health.spend_retry(now) {
+                self.retry_blocked = true;
+                return;
+            }
+            let Some(Waiting { parcel, .. }) = self.waiting.pop() else {
+                return;
+            };
+            if now.since(parcel.ticket.push().accepted) > self.limits.max_age {
+                parcel.ticket.drop_for(DropReason::TooOld);
+            } else if down && parcel.ticket.push().is_awaited() {
+                self.wait_or_give_up(parcel, Trouble::Silent, now, random);
+            } else {
+                self.queue.put_back(parcel.ticket.push().accepted, parcel);
+            }
+        }
+    }
+
+    /// While down, queued parcels with a waiting client go on to their backoff as if they had been tried.
+    fn fail_awaited(&mut self, now: Mono, random: f64) {
+        let mut kept = Vec::new();
+        while let Some(parcel) = self.queue.take_oldest() {
+            if parcel.ticket.push().is_awaited() {
+                self.wait_or_give_up(parcel, Trouble::Silent, now, random);
+            } else {
+                kept.push(parcel);
+            }
+        }
+        kept.into_iter()
+            .for_each(|parcel| self.queue.put_back(parcel.ticket.push().accepted, parcel));
+    }
+
+    fn wait_or_give_up(&mut self, mut parcel: Parcel, trouble: Trouble, now: Mono, random: f64) {
+        parcel.attempts = parcel.attempts.saturating_add(1);
+        let attempts_max = self.limits.max_retries;
+        if attempts_max > 0 && parcel.attempts >= attempts_max {
+            let reason = DropReason::RetriesExhausted;
+            parcel.ticket.resolve(match trouble {
+                Trouble::Answered { status, code, .. } => Outcome::Answered { status, code, reason },
+                Trouble::Silent => Outcome::Unanswered { reason },
+            });
+            return;
+        }
+        let push = parcel.ticket.push();
+        if trouble == Trouble::Silent && !self.is_up() && !push.is_awaited() {
+            self.queue.put_back(push.accepted, parcel);
+            return;
+        }
+        let after = match trouble {
+            Trouble::Answered { after, .. } => after,
+            Trouble::Silent => None,
+        };
+        let limits = &self.limits;
+        let wait = backoff::wait(
+            parcel.attempts,
+            limits.min_backoff,
+            limits.max_backoff,
+            after,
+            random,
+        );
+        let too_old = push
+            .accepted
+            .after(limits.max_age.saturating_add(Duration::from_millis(1)));
+        self.waiting.push(Waiting {
+            due: now.after(wait).min(too_old),
+            parcel,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Overflow;
+    use crate::fanout::push::tests::push;
+    use crate::fanout::{AckMode, DestinationId, Fanout};
+
+    fn at(millis: u64) -> Mono {
+        Mono::default().after(Duration::from_millis(millis))
+    }
+
+    fn limits(max_retries: u32) -> Limits {
+        Limits {
+            max_age: Duration::from_secs(60),
+            min_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(10),
+            max_retries,
+            inflight: 4,
+        }
+    }
+
+    struct Bench {
+        gate: &'static Gate,
+        fanout: Fanout,
+        desk: Desk,
+    }
+
+    fn bench(max_retries: u32, bytes_max: u64) -> Bench {
+        let gate: &'static Gate = Box::leak(Box::new(Gate::new(DestinationId(0), "d".into(), bytes_max)));
+        let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
+        Bench {
+            gate,
+            fanout,
+            desk: Desk::new(limits(max_retries), at(0)),
+        }
+    }
+
+    impl Bench {
+        fn offer(&mut self, mode: AckMode, now: Mono) {
+            let mut push = push(10, mode, 1);
+            push.accepted = now;
+            self.fanout.offer(&Arc::new(push)).unwrap();
+            self.desk.accept(self.gate, now);
+        }
+
+        fn dropped(&self, reason: DropReason) -> u64 {
+            self.gate.books().dropped[reason.index()].parcels
+        }
+    }
+
+    #[test]
+    fn as_many_attempts_as_allowed_in_the_intervals_of_the_contract() {
+        let mut bench = bench(3, 1000);
+        bench.offer(AckMode::All, at(0));
+        let busy = Trouble::Answered {
+            status: 503,
+            code: None,
+            after: None,
+        };
+        let mut now = 0;
+        for wait in [100, 200] {
+            let parcel = bench.desk.next(at(now), 0.0).expect("an attempt is due");
+            bench.desk.trouble(parcel, busy, at(now), 0.0);
+            assert_eq!(bench.desk.wake_at(at(now)), Some(at(now + wait)));
+            assert!(
+                bench.desk.next(at(now + wait - 1), 0.0).is_none(),
+                "not before its wait is over"
+            );
+            now += wait;
+        }
+        let parcel = bench.desk.next(at(now), 0.0).expect("the third attempt");
+        bench.desk.trouble(parcel, busy, at(now), 0.0);
+        assert_eq!(bench.dropped(DropReason::RetriesExhausted), 1);
+        assert_eq!(bench.desk.wake_at(at(now)), None);
+    }
+
+    #[test]
+    fn an_outage_costs_a_queued_parcel_nothing_but_time() {
+        let mut bench = bench(0, 1000);
+        bench.offer(AckMode::Detached, at(0));
+        let mut now = 0;
+        for _ in 0..20 {
+            let Some(parcel) = bench.desk.next(at(now), 0.5) else {
+                now += 100;
+                continue;
+            };
+            bench.desk.trouble(parcel, Trouble::Silent, at(now), 0.5);
+        }
+        assert!(!bench.desk.is_up());
+        let parcel = bench
+            .desk
+            .next(at(now + 6000), 0.5)
+            .expect("a probe at the latest after 5 s");
+        assert!(
+            bench.desk.next(at(now + 6000), 0.5).is_none(),
+            "one probe at a time"
+        );
+        assert!(bench.desk.conclude(parcel, Outcome::Delivered), "it is up again");
+        assert_eq!(bench.gate.books().delivered.parcels, 1);
+    }
+
+    #[test]
+    fn a_waiting_client_gets_its_answer_though_the_destination_is_down() {
+        let mut bench = bench(3, 1000);
+        for _ in 0..8 {
+            bench.offer(AckMode::All, at(0));
+        }
+        let mut attempts = 0;
+        for now in (0..20_000).step_by(10) {
+            while let Some(parcel) = bench.desk.next(at(now), 0.5) {
+                attempts += 1;
+                bench.desk.trouble(parcel, Trouble::Silent, at(now), 0.5);
+            }
+        }
+        assert_eq!(bench.dropped(DropReason::RetriesExhausted), 8);
+        assert!(attempts < 24, "{attempts} attempts: it was stormed");
+    }
+
+    #[test]
+    fn nothing_too_old_is_sent() {
+        let mut bench = bench(0, 1000);
+        bench.offer(AckMode::Detached, at(0));
+        bench.offer(AckMode::Detached, at(30_000));
+        let parcel = bench.desk.next(at(31_000), 0.0).unwrap();
+        let busy = Trouble::Answered {
+            status: 429,
+            code: None,
+            after: Some(Duration::from_secs(3600)),
+        };
+        bench.desk.trouble(parcel, busy, at(31_000), 0.0);
+        bench.desk.accept(bench.gate, at(60_001));
+        assert!(bench.desk.next(at(100_000), 0.0).is_none());
+        assert_eq!(bench.dropped(DropReason::TooOld), 2);
+    }
+
+    proptest! {
+        /// Any sequence of events: the books balance after each, the window and the byte budget hold, nobody is given
+        /// what it has already accepted, and time makes every parcel end.
+        #[test]
+        fn the_books_always_balance(
+            seed in any::<u64>(),
+            max_retries in 0u32..4,
+            steps in prop::collection::vec((0u8..6, 1u64..3000), 1..300),
+        ) {
+            let mut bench = bench(max_retries, 100);
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (mut wire, mut now, mut accepted) = (Vec::new(), 0u64, 0u64);
+            for (kind, amount) in steps {
+                match kind {
+                    0 | 1 => {
+                        let mode = if amount % 3 == 0 { AckMode::All } else { AckMode::Detached };
+                        bench.offer(mode, at(now));
+                        accepted += 1;
+                    }
+                    2 => now += amount,
+                    3 => {
+                        bench.desk.accept(bench.gate, at(now));
+                        if let Some(parcel) = bench.desk.next(at(now), random.f64()) {
+                            prop_assert!(now <= parcel.ticket.push().accepted.0 / 1_000_000 + 60_000 + 1);
+                            wire.push(parcel);
+                        }
+                    }
+                    _ if wire.is_empty() => {}
+                    4 => { bench.desk.conclude(wire.swap_remove(random.usize(..wire.len())), Outcome::Delivered); }
+                    _ => {
+                        let parcel = wire.swap_remove(random.usize(..wire.len()));
+                        let trouble = match amount % 3 {
+                            0 => Trouble::Answered { status: 503, code: None, after: Some(Duration::from_secs(1)) },
+                            1 => Trouble::Answered { status: 429, code: None, after: None },
+                            _ => Trouble::Silent,
+                        };
+                        bench.desk.trouble(parcel, trouble, at(now), random.f64());
+                    }
+                }
+                let books = bench.gate.books();
+                prop_assert!(books.balance(), "{books:?}");
+                prop_assert_eq!(books.accepted_parcels, accepted);
+                prop_assert_eq!(bench.desk.in_flight(), wire.len());
+                prop_assert!(wire.len() <= 4);
+                bench.desk.accept(bench.gate, at(now));
+                prop_assert!(bench.gate.books().held_bytes <= 100 + wire.len() as u64 * 10);
+            }
+            for parcel in wire.drain(..) {
+                bench.desk.conclude(parcel, Outcome::Delivered);
+            }
+            bench.desk.accept(bench.gate, at(now + 200_000));
+            while let Some(parcel) = bench.desk.next(at(now + 200_000), 0.5) {
+                bench.desk.conclude(parcel, Outcome::Delivered);
+            }
+            let books = bench.gate.books();
+            prop_assert_eq!(books.held_parcels, 0, "{:?}", books);
+            prop_assert_eq!(books.dropped[DropReason::Abandoned.index()].parcels, 0);
+        }
+    }
+}

@@ -1,0 +1,501 @@
+//! One destination on its writer core: a dispatcher that hands parcels out, and lanes that carry them.
+//!
+//! ```text
+//!  doorbell ─▶ dispatcher: desk.accept, then a parcel for each idle lane (or a new lane) while the window allows
+//!  lane: carry its parcel ─▶ desk.conclude | desk.trouble ─▶ desk.next ─┬▶ the next one, at once
+//!                                                                        └▶ idle, until the dispatcher hands it one
+//! ```
+//! A lane owns one connection and the memory for one exchange. The lane used last is handed the next parcel, so few
+//! connections stay warm and the others close.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use super::addresses::{Addresses, Resolver};
+use super::classify::{Decision, Reply, classify};
+use super::connection::{AttemptError, Connection, Scratch};
+use super::desk::{Desk, Limits, Trouble};
+use super::head::{Aim, HeadWriter};
+use crate::config::DestinationPlan;
+use crate::fanout::status::Span;
+use crate::fanout::{DropReason, Gate, Outcome, Parcel, Push};
+use crate::runtime::clock::{self, Mono};
+use crate::runtime::sweeper::Sweeper;
+
+/// Redirects followed for one attempt, as in Alloy (WIRE.md 4.2).
+const REDIRECTS_MAX: usize = 10;
+/// An unused connection is closed after this time. Below the keep-alive of common servers and balancers (60 s and up), so
+/// that we close first.
+const IDLE_MAX: Duration = Duration::from_secs(55);
+/// Without anything to do the dispatcher still looks for parcels that have grown too old.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// What a writer core needs to serve one destination. Made on the control plane, moved to the core.
+pub struct DestinationSetup {
+    /// Its entrance.
+    pub gate: &'static Gate,
+    /// What the operator asked for.
+    pub plan: DestinationPlan,
+    /// Where its name leads.
+    pub addresses: Arc<Addresses>,
+    /// For redirects to elsewhere.
+    pub resolver: Resolver,
+    /// Writes its request heads.
+    pub head: HeadWriter,
+}
+
+/// A destination at work on its core.
+pub struct Destination {
+    setup: DestinationSetup,
+    sweeper: Rc<Sweeper>,
+    desk: RefCell<Desk>,
+    idle: RefCell<Vec<Rc<Slot>>>,
+    turn: Cell<usize>,
+}
+
+/// Where an idle lane is handed its next parcel.
+#[derive(Default)]
+struct Slot {
+    parcel: RefCell<Option<Parcel>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Destination {
+    /// Starts serving on this core.
+    pub fn start(setup: DestinationSetup, sweeper: Rc<Sweeper>) -> Rc<Self> {
+        let limits = Limits {
+            max_age: setup.plan.max_age,
+            min_backoff: setup.plan.min_backoff,
+            max_backoff: setup.plan.max_backoff,
+            max_retries: setup.plan.max_retries,
+            inflight: setup.plan.inflight,
+        };
+        let destination = Rc::new(Self {
+            desk: RefCell::new(Desk::new(limits, clock::now())),
+            setup,
+            sweeper,
+            idle: RefCell::new(Vec::new()),
+            turn: Cell::new(0),
+        });
+        monoio::spawn(destination.clone().dispatch());
+        destination
+    }
+
+    /// Gives up all that waits: the drain timeout has run out. What is in flight ends by its own timeout.
+    pub fn give_up(&self, reason: DropReason) {
+        let mut desk = self.desk.borrow_mut();
+        desk.accept(self.setup.gate, clock::now());
+        desk.give_up(reason);
+    }
+
+    async fn dispatch(self: Rc<Self>) {
+        loop {
+            let now = clock::now();
+            self.desk.borrow_mut().accept(self.setup.gate, now);
+            while let Some(parcel) = self.next(now) {
+                self.hand_out(parcel);
+            }
+            let (wake_at, has_waiting) = {
+                let desk = self.desk.borrow();
+                let oldest = desk.oldest();
+                self.setup.gate.status.set_waiting(oldest, desk.window(now));
+                (desk.wake_at(now), oldest.is_some())
+            };
+            let rung = self.setup.gate.doorbell.rung();
+            let tidy_at = if has_waiting {
+                now.after(HOUSEKEEPING)
+            } else {
+                Mono::NEVER
+            };
+            match wake_at.unwrap_or(Mono::NEVER).min(tidy_at) {
+                Mono::NEVER => rung.await,
+                at => drop(monoio::time::timeout(at.since(now), rung).await),
+            }
+        }
+    }
+
+    fn next(&self, now: Mono) -> Option<Parcel> {
+        let parcel = self.desk.borrow_mut().next(now, fastrand::f64())?;
+        self.setup.gate.begin_attempt();
+        Some(parcel)
+    }
+
+    fn hand_out(self: &Rc<Self>, parcel: Parcel) {
+        match self.idle.borrow_mut().pop() {
+            Some(slot) => {
+                slot.parcel.replace(Some(parcel));
+                if let Some(waker) = slot.waker.take() {
+                    waker.wake();
+                }
+            }
+            None => drop(monoio::spawn(self.clone().lane(parcel))),
+        }
+    }
+
+    async fn lane(self: Rc<Self>, first: Parcel) {
+        let slot = Rc::new(Slot::default());
+        let mut lane = Lane {
+            connection: None,
+            scratch: Scratch::default(),
+            destination: self.clone(),
+        };
+        let mut parcel = first;
+        loop {
+            let started = clock::now();
+            let result = lane.attempt(parcel.ticket.push(), started).await;
+            self.conclude(parcel, result, started);
+            parcel = match self.next_after_exchange() {
+                Some(next) => next,
+                None => {
+                    self.idle.borrow_mut().push(slot.clone());
+                    slot.handed().await
+                }
+            };
+        }
+    }
+
+    fn next_after_exchange(&self) -> Option<Parcel> {
+        let now = clock::now();
+        self.desk.borrow_mut().accept(self.setup.gate, now);
+        self.next(now)
+    }
+
+    /// Books the end of an attempt.
+    fn conclude(&self, parcel: Parcel, result: Result<Reply, AttemptError>, started: Mono) {
+        let now = clock::now();
+        let gate = self.setup.gate;
+        let status = &gate.status;
+        let (route, accepted) = (parcel.ticket.push().route, parcel.ticket.push().accepted);
+        gate.end_attempt();
+        status.attempted(parcel.attempts > 0);
+        status.observe(route, Span::Downstream, now.since(started));
+        let decision = match &result {
+            Ok(reply) => classify(route, reply),
+            Err(error) => {
+                self.note_trouble(&error.to_string());
+                self.setup.addresses.stale.notify_one();
+                let changed = self
+                    .desk
+                    .borrow_mut()
+                    .trouble(parcel, Trouble::Silent, now, fastrand::f64());
+                return self.note_change(changed);
+            }
+        };
+        let reply_status = result.as_ref().map_or(0, |reply| reply.status);
+        let changed = match decision {
+            Decision::Delivered => {
+                status.delivered();
+                status.observe(route, Span::Endpoint, now.since(accepted));
+                self.desk.borrow_mut().conclude(parcel, Outcome::Delivered)
+            }
+            Decision::Retry { after, code } => {
+                self.note_trouble(&answer_text(
+                    reply_status,
+                    code.map(|code| code.name()),
+                    "will be retried",
+                ));
+                let trouble = Trouble::Answered {
+                    status: reply_status,
+                    code,
+                    after,
+                };
+                self.desk
+                    .borrow_mut()
+                    .trouble(parcel, trouble, now, fastrand::f64())
+            }
+            Decision::GiveUp(outcome) => {
+                let (code, reason) = match outcome {
+                    Outcome::Answered { code, reason, .. } => (code, reason),
+                    Outcome::Unanswered { reason } => (None, reason),
+                    Outcome::Delivered => (None, DropReason::Rejected),
+                };
+                if reason == DropReason::Unauthorized {
+                    status.set_auth_failing();
+                }
+                status.observe(route, Span::Endpoint, now.since(accepted));
+                let text = answer_text(reply_status, code.map(|code| code.name()), "dropped");
+                self.note_trouble(&text);
+                self.desk.borrow_mut().conclude(parcel, outcome)
+            }
+            Decision::Follow => {
+                self.note_trouble("redirected too often, or to no http:// URL; dropped");
+                let outcome = Outcome::Answered {
+                    status: reply_status,
+                    code: None,
+                    reason: DropReason::Redirected,
+                };
+                self.desk.borrow_mut().conclude(parcel, outcome)
+            }
+        };
+        self.note_change(changed);
+    }
+
+    fn note_trouble(&self, text: &str) {
+        tracing::debug!(destination = %self.setup.gate.name, problem = text, "attempt failed");
+        self.setup.gate.status.failed(text.to_owned());
+    }
+
+    /// Tells of the way down and up again, and lets the dispatcher see what that changes.
+    fn note_change(&self, changed: bool) {
+        let gate = self.setup.gate;
+        if changed {
+            let up = self.desk.borrow().is_up();
+            gate.status.set_up(up);
+            let held = gate.held_parcels();
+            if up {
+                tracing::info!(destination = %gate.name, waiting = held, "destination is up again");
+            } else {
+                let reason = gate
+                    .status
+                    .last_error()
+                    .map(|error| error.text)
+                    .unwrap_or_default();
+                tracing::warn!(destination = %gate.name, waiting = held, reason, "destination is down, its profiles wait");
+            }
+        }
+        if changed || self.desk.borrow().wake_at(clock::now()).is_some() {
+            gate.doorbell.ring();
+        }
+    }
+}
+
+fn answer_text(status: u16, code: Option<&str>, consequence: &str) -> String {
+    match code {
+        Some(code) => format!("answered {status} {code}; {consequence}"),
+        None => format!("answered {status}; {consequence}"),
+    }
+}
+
+impl Slot {
+    async fn handed(&self) -> Parcel {
+        poll_fn(|context| match self.parcel.take() {
+            Some(parcel) => Poll::Ready(parcel),
+            None => {
+                self.waker.replace(Some(context.waker().clone()));
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+/// One connection and the memory for one exchange.
+struct Lane {
+    connection: Option<Connection>,
+    scratch: Scratch,
+    destination: Rc<Destination>,
+}
+
+/// Where a redirect led.
+struct Detour {
+    authority: String,
+    path: String,
+    host: String,
+    port: u16,
+    trusted: bool,
+}
+
+impl Lane {
+    /// One attempt: connect if need be, send, read the answer, follow redirects that keep the body.
+    async fn attempt(&mut self, push: &Arc<Push>, started: Mono) -> Result<Reply, AttemptError> {
+        let destination = self.destination.clone();
+        let setup = &destination.setup;
+        let deadline = self.deadline(push, started);
+        let own = setup.head.aim(push.route);
+        let mut reply = self.exchange(push, own, deadline).await?;
+        let mut detour: Option<Detour> = None;
+        for _ in 0..REDIRECTS_MAX {
+            if classify(push.route, &reply) != Decision::Follow {
+                break;
+            }
+            let from = detour.as_ref().map_or((own.authority, own.path), |detour| {
+                (&detour.authority, &detour.path)
+            });
+            let Some(next) = follow(from, &reply, own.authority) else {
+                break;
+            };
+            let aim = Aim {
+                authority: &next.authority,
+                path: &next.path,
+                trusted: next.trusted,
+            };
+            reply = if next.authority == own.authority {
+                self.exchange(push, aim, deadline).await?
+            } else {
+                self.exchange_elsewhere(push, aim, &next, deadline).await?
+            };
+            detour = Some(next);
+        }
+        Ok(reply)
+    }
+
+    /// The attempt's limit, or the client's where it waits for less.
+    fn deadline(&self, push: &Push, started: Mono) -> Mono {
+        let own = started.after(self.destination.setup.plan.remote_timeout);
+        if push.is_awaited() {
+            own.min(push.client_deadline)
+        } else {
+            own
+        }
+    }
+
+    /// One request and its answer on this lane's connection. A connection that turns out stale is replaced at once.
+    async fn exchange(
+        &mut self,
+        push: &Arc<Push>,
+        aim: Aim<'_>,
+        deadline: Mono,
+    ) -> Result<Reply, AttemptError> {
+        loop {
+            let reused = self.take_fit();
+            let is_reused = reused.is_some();
+            let mut connection = match reused {
+                Some(connection) => connection,
+                None => self.connect(deadline).await?,
+            };
+            self.load(push, aim, deadline);
+            match connection.exchange(&mut self.scratch, deadline).await {
+                Ok(exchanged) => {
+                    if exchanged.reusable {
+                        let now = clock::now();
+                        connection.rest(now, now.after(IDLE_MAX));
+                        self.connection = Some(connection);
+                    } else {
+                        self.count_closed();
+                    }
+                    return Ok(exchanged.reply);
+                }
+                Err(AttemptError::Unanswered(_)) if is_reused => self.count_closed(),
+                Err(error) => {
+                    self.count_closed();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn exchange_elsewhere(
+        &mut self,
+        push: &Arc<Push>,
+        aim: Aim<'_>,
+        detour: &Detour,
+        deadline: Mono,
+    ) -> Result<Reply, AttemptError> {
+        let destination = self.destination.clone();
+        let resolved = destination
+            .setup
+            .resolver
+            .resolve(&detour.host, detour.port)
+            .await;
+        let address = resolved.ok_or(AttemptError::Unresolved)?;
+        let mut connection = Connection::open(address, left(deadline), &destination.sweeper).await?;
+        self.load(push, aim, deadline);
+        Ok(connection.exchange(&mut self.scratch, deadline).await?.reply)
+    }
+
+    fn load(&mut self, push: &Arc<Push>, aim: Aim<'_>, deadline: Mono) {
+        let head = &self.destination.setup.head;
+        let left_ms = u64::try_from(left(deadline).as_millis()).unwrap_or(u64::MAX);
+        self.scratch
+            .gather
+            .load(push, |out| head.write(out, push, aim, left_ms));
+    }
+
+    /// The lane's connection, if it can be used: alive, and to an address that the name still has.
+    fn take_fit(&mut self) -> Option<Connection> {
+        let connection = self.connection.take()?;
+        let addresses = &self.destination.setup.addresses;
+        if connection.is_fit(clock::now()) && addresses.contains(connection.address()) {
+            return Some(connection);
+        }
+        self.count_closed();
+        None
+    }
+
+    async fn connect(&mut self, deadline: Mono) -> Result<Connection, AttemptError> {
+        let destination = &self.destination;
+        let turn = destination.turn.get();
+        destination.turn.set(turn.wrapping_add(1));
+        let address = destination
+            .setup
+            .addresses
+            .pick(turn)
+            .ok_or(AttemptError::Unresolved)?;
+        let connection = Connection::open(address, left(deadline), &destination.sweeper).await?;
+        destination.setup.gate.status.connection(1);
+        Ok(connection)
+    }
+
+    fn count_closed(&self) {
+        self.destination.setup.gate.status.connection(-1);
+    }
+}
+
+fn left(deadline: Mono) -> Duration {
+    deadline.since(clock::now())
+}
+
+/// Where `reply` redirects to, seen from where it was asked. `None` when that is no http URL.
+fn follow((authority, path): (&str, &str), reply: &Reply, own_authority: &str) -> Option<Detour> {
+    let location = std::str::from_utf8(reply.location.as_deref()?).ok()?;
+    let base = url::Url::parse(&format!("http://{authority}{path}")).ok()?;
+    let url = base.join(location).ok().filter(|url| url.scheme() == "http")?;
+    let (host, port) = (url.host_str()?, url.port().unwrap_or(80));
+    let authority = if port == 80 {
+        host.to_owned()
+    } else {
+        format!("{host}:{port}")
+    };
+    let path = url.query().map_or_else(
+        || url.path().to_owned(),
+        |query| format!("{}?{query}", url.path()),
+    );
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Some(Detour {
+        trusted: authority == own_authority,
+        authority,
+        path,
+        host,
+        port,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_are_resolved_against_where_they_came_from() {
+        for (location, authority, path, trusted) in [
+            ("/new", "h:1", "/new", true),
+            ("other?x=1", "h:1", "/a/other?x=1", true),
+            ("http://h:1/b", "h:1", "/b", true),
+            ("http://else/", "else", "/", false),
+            ("//else:9/p", "else:9", "/p", false),
+        ] {
+            let reply = Reply {
+                location: Some(location.as_bytes().to_vec()),
+                ..Reply::default()
+            };
+            let detour = follow(("h:1", "/a/ingest"), &reply, "h:1").expect(location);
+            assert_eq!(
+                (detour.authority.as_str(), detour.path.as_str(), detour.trusted),
+                (authority, path, trusted)
+            );
+        }
+        for location in ["https://h/", "ftp://x/", "http://", "\u{0}"] {
+            let reply = Reply {
+                location: Some(location.as_bytes().to_vec()),
+                ..Reply::default()
+            };
+            assert!(
+                follow(("h:1", "/a"), &reply, "h:1").is_none_or(|detour| detour.trusted),
+                "{location}"
+            );
+        }
+    }
+}

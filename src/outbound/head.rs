@@ -1,0 +1,185 @@
+//! The head of a request to a destination (WIRE.md 4.3). The parts that never change are written once, at start.
+
+use std::io::Write;
+
+use crate::config::{DestinationPlan, DestinationTarget};
+use crate::fanout::Push;
+use crate::profile::route::Route;
+
+/// What we call ourselves.
+pub const USER_AGENT: &str = concat!("pyrotee/", env!("CARGO_PKG_VERSION"));
+
+/// Writes request heads for one destination.
+#[derive(Debug)]
+pub struct HeadWriter {
+    authority: String,
+    ingest_path: String,
+    push_path: String,
+    /// Every header but `Authorization`, of which there is at most one.
+    headers: String,
+    authorization: String,
+}
+
+/// Where exactly one request goes: the destination itself, or where it redirected to.
+#[derive(Clone, Copy, Debug)]
+pub struct Aim<'a> {
+    /// `Host`.
+    pub authority: &'a str,
+    /// Path, and its own query if it has one (a redirect's).
+    pub path: &'a str,
+    /// Whether credentials go there: not to another host than the operator named.
+    pub trusted: bool,
+}
+
+impl HeadWriter {
+    /// Prepares the unchanging parts. `instance` identifies this process (`X-Alloy-Id`).
+    ///
+    /// Returns `None` for a destination that is no HTTP server.
+    pub fn new(plan: &DestinationPlan, instance: &str) -> Option<Self> {
+        let DestinationTarget::Http {
+            authority,
+            ingest_path,
+            push_path,
+            ..
+        } = &plan.target
+        else {
+            return None;
+        };
+        let mut headers = format!("X-Alloy-Id: {instance}\r\n");
+        if !plan
+            .headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("user-agent"))
+        {
+            headers.push_str(&format!("User-Agent: {USER_AGENT}\r\n"));
+        }
+        let mut authorization = String::new();
+        for (name, value) in &plan.headers {
+            let line = format!("{name}: {}\r\n", value.reveal());
+            if name.eq_ignore_ascii_case("authorization") {
+                authorization = line
+            } else {
+                headers.push_str(&line)
+            }
+        }
+        Some(Self {
+            authority: authority.clone(),
+            ingest_path: ingest_path.clone(),
+            push_path: push_path.clone(),
+            headers,
+            authorization,
+        })
+    }
+
+    /// The destination's own place for a route.
+    pub fn aim(&self, route: Route) -> Aim<'_> {
+        let path = match route {
+            Route::Ingest => &self.ingest_path,
+            Route::Push => &self.push_path,
+        };
+        Aim {
+            authority: &self.authority,
+            path,
+            trusted: true,
+        }
+    }
+
+    /// Writes the head of one attempt that has `timeout_ms` left.
+    pub fn write(&self, out: &mut Vec<u8>, push: &Push, aim: Aim<'_>, timeout_ms: u64) {
+        out.extend_from_slice(b"POST ");
+        out.extend_from_slice(aim.path.as_bytes());
+        if !push.query.is_empty() && !aim.path.contains('?') {
+            out.push(b'?');
+            out.extend_from_slice(&push.query);
+        }
+        out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+        out.extend_from_slice(aim.authority.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(self.headers.as_bytes());
+        if aim.trusted {
+            out.extend_from_slice(self.authorization.as_bytes());
+        }
+        out.extend_from_slice(&push.fields);
+        if push.route == Route::Push {
+            out.extend_from_slice(
+                b"Accept-Encoding: gzip\r\nConnect-Protocol-Version: 1\r\nConnect-Timeout-Ms: ",
+            );
+            write_number(out, timeout_ms);
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b"Content-Length: ");
+        write_number(out, push.bytes);
+        out.extend_from_slice(b"\r\n\r\n");
+    }
+}
+
+fn write_number(out: &mut Vec<u8>, number: u64) {
+    let _ = write!(out, "{number}"); // a Vec takes everything
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::config::destination::DestinationDefaults;
+    use crate::fanout::AckMode;
+    use crate::fanout::push::tests::push;
+
+    fn head(to: &str, route: Route, aim: Option<Aim<'_>>) -> String {
+        let defaults = DestinationDefaults {
+            queue_limit: 1,
+            max_age: Duration::from_secs(1),
+            inflight: 1,
+            remote_timeout: Duration::from_secs(1),
+            min_backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_secs(1),
+            max_retries: 0,
+        };
+        let plan = DestinationPlan::parse(to, &defaults).unwrap();
+        let writer = HeadWriter::new(&plan, "id").unwrap();
+        let mut push = push(5, AckMode::Detached, 1);
+        push.route = route;
+        push.query = Bytes::from_static(if route == Route::Ingest { b"name=a" } else { b"" });
+        push.fields = Bytes::from_static(b"Content-Type: x/y\r\n");
+        let mut out = Vec::new();
+        writer.write(&mut out, &push, aim.unwrap_or_else(|| writer.aim(route)), 9999);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn ingest_and_push_heads() {
+        let agent = format!("User-Agent: {USER_AGENT}\r\n");
+        assert_eq!(
+            head("http://u:p@h:1/b,header.X-Scope-OrgID=t", Route::Ingest, None),
+            format!(
+                "POST /b/ingest?name=a HTTP/1.1\r\nHost: h:1\r\nX-Alloy-Id: id\r\n{agent}X-Scope-OrgID: t\r\n\
+                 Authorization: Basic dTpw\r\nContent-Type: x/y\r\nContent-Length: 5\r\n\r\n"
+            )
+        );
+        assert_eq!(
+            head("http://h", Route::Push, None),
+            format!(
+                "POST /push.v1.PusherService/Push HTTP/1.1\r\nHost: h\r\nX-Alloy-Id: id\r\n{agent}\
+                 Content-Type: x/y\r\nAccept-Encoding: gzip\r\nConnect-Protocol-Version: 1\r\n\
+                 Connect-Timeout-Ms: 9999\r\nContent-Length: 5\r\n\r\n"
+            )
+        );
+    }
+
+    #[test]
+    fn a_redirect_to_another_host_gets_no_credentials() {
+        let aim = Aim {
+            authority: "evil",
+            path: "/x?name=b",
+            trusted: false,
+        };
+        let head = head("http://u:p@h:1", Route::Ingest, Some(aim));
+        assert!(
+            head.starts_with("POST /x?name=b HTTP/1.1\r\nHost: evil\r\n") && !head.contains("Basic"),
+            "{head}"
+        );
+    }
+}

@@ -1,0 +1,15 @@
+//! From parcel to outcome: one destination, its connections, its retries.
+//!
+//! Pure and tested without a socket: [`classify`] (what an answer means), [`backoff`] (how long to wait), [`health`] (up,
+//! down, window, retry budget), [`desk`] (what goes next). Around them: [`connection`] (one request and its answer),
+//! [`destination`] (dispatcher and lanes), [`addresses`] (where names lead).
+
+pub mod addresses;
+pub mod backoff;
+pub mod classify;
+pub mod connection;
+pub mod desk;
+pub mod destination;
+mod gather;
+pub mod head;
+pub mod health;

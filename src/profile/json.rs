@@ -1,0 +1,564 @@
+//! Connect JSON to protobuf bytes (WIRE.md 3.4), by the rules of Go's `protojson`. Responsible for the mapping
+//! only; labels are handled later, by the splice, like those of any other Push.
+//!
+//! The output is never longer than the input. Memory: the output, plus one string at a time.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::alphabet::{Alphabet, STANDARD, URL_SAFE};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use thiserror::Error;
+
+use crate::profile::connect::Code;
+
+/// Bounds on a JSON Push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JsonLimits {
+    /// Longest input, in bytes. Default 256 MiB, the server's own limit.
+    pub bytes_max: usize,
+    /// Deepest nesting inside an unknown field. Default 10000, as Go's; nesting costs one bit each, no recursion.
+    pub depth_max: u32,
+}
+
+impl Default for JsonLimits {
+    fn default() -> Self {
+        JsonLimits {
+            bytes_max: 256 << 20,
+            depth_max: 10_000,
+        }
+    }
+}
+
+/// Why a JSON body is refused.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum JsonError {
+    /// Nothing at all; even an empty request is `{}`.
+    #[error("zero-length payload is not a valid JSON object")]
+    Empty,
+    /// Longer than [`JsonLimits::bytes_max`].
+    #[error("JSON body is too large")]
+    TooLarge,
+    /// Not JSON, or not UTF-8 in a string; at this byte.
+    #[error("syntax error in JSON at byte {0}")]
+    Syntax(usize),
+    /// JSON, but of another type than the field's; before this byte.
+    #[error("unexpected JSON value before byte {0}")]
+    Type(usize),
+    /// A field twice, perhaps in both of its spellings; before this byte.
+    #[error("duplicate field before byte {0}")]
+    Duplicate(usize),
+    /// Not base64; before this byte.
+    #[error("invalid base64 before byte {0}")]
+    Base64(usize),
+    /// Nested deeper than [`JsonLimits::depth_max`].
+    #[error("JSON is nested too deep")]
+    Depth,
+}
+
+impl JsonError {
+    /// invalid_argument, or resource_exhausted for a body that is too large.
+    pub fn code(self) -> Code {
+        match self {
+            JsonError::TooLarge => Code::ResourceExhausted,
+            _ => Code::InvalidArgument,
+        }
+    }
+}
+
+/// Maps a JSON PushRequest to its protobuf encoding.
+pub fn to_proto(json: &[u8], limits: &JsonLimits) -> Result<Vec<u8>, JsonError> {
+    if json.is_empty() {
+        return Err(JsonError::Empty);
+    }
+    if json.len() > limits.bytes_max {
+        return Err(JsonError::TooLarge);
+    }
+    let mut scanner = Scanner {
+        json,
+        position: 0,
+        depth_max: limits.depth_max,
+    };
+    let mut out = Vec::with_capacity(json.len() / 4 * 3);
+    scanner.message(&REQUEST, &mut out)?;
+    scanner.end()?;
+    Ok(out)
+}
+
+/// A message type: its fields in the order of their numbers, from 1.
+struct Message {
+    fields: &'static [Field],
+}
+
+/// A field: its names on the JSON side and what it holds.
+struct Field {
+    names: &'static [&'static str],
+    kind: Kind,
+}
+
+enum Kind {
+    List(&'static Message),
+    String,
+    Bytes,
+}
+
+/// The tables of WIRE.md 3.1 and 3.4. They are a tree, so the walk over them is at most three deep.
+static REQUEST: Message = Message {
+    fields: &[Field {
+        names: &["series"],
+        kind: Kind::List(&SERIES),
+    }],
+};
+static SERIES: Message = Message {
+    fields: &[
+        Field {
+            names: &["labels"],
+            kind: Kind::List(&LABEL),
+        },
+        Field {
+            names: &["samples"],
+            kind: Kind::List(&SAMPLE),
+        },
+        Field {
+            names: &["annotations"],
+            kind: Kind::List(&ANNOTATION),
+        },
+    ],
+};
+static LABEL: Message = Message {
+    fields: &[
+        Field {
+            names: &["name"],
+            kind: Kind::String,
+        },
+        Field {
+            names: &["value"],
+            kind: Kind::String,
+        }, //
+    ],
+};
+static SAMPLE: Message = Message {
+    fields: &[
+        Field {
+            names: &["rawProfile", "raw_profile"],
+            kind: Kind::Bytes,
+        },
+        Field {
+            names: &["ID"],
+            kind: Kind::String,
+        },
+    ],
+};
+static ANNOTATION: Message = Message {
+    fields: &[
+        Field {
+            names: &["key"],
+            kind: Kind::String,
+        },
+        Field {
+            names: &["value"],
+            kind: Kind::String,
+        }, //
+    ],
+};
+
+struct Scanner<'a> {
+    json: &'a [u8],
+    position: usize,
+    depth_max: u32,
+}
+
+impl<'a> Scanner<'a> {
+    /// Reads one object as `message`, appending its encoding. Fields keep the order they come in, which protobuf
+    /// allows; repeated ones are one array each, so their order is the array's.
+    fn message(&mut self, message: &'static Message, out: &mut Vec<u8>) -> Result<(), JsonError> {
+        self.open(b'{')?;
+        let mut seen = 0_u8;
+        let mut first = true;
+        while self.next_item(b'}', &mut first)? {
+            let key = self.key()?;
+            let found = message
+                .fields
+                .iter()
+                .position(|field| field.names.contains(&&*key));
+            let Some(index) = found else {
+                self.skip_value()?;
+                continue;
+            };
+            if seen & (1 << index) != 0 {
+                return Err(JsonError::Duplicate(self.position));
+            }
+            seen |= 1 << index;
+            if self.peek() == Some(b'n') {
+                self.literal(b"null")?;
+                continue;
+            }
+            self.field(index as u8 + 1, &message.fields[index].kind, out)?;
+        }
+        Ok(())
+    }
+
+    fn field(&mut self, number: u8, kind: &Kind, out: &mut Vec<u8>) -> Result<(), JsonError> {
+        match kind {
+            Kind::List(message) => {
+                self.open(b'[')?;
+                let mut first = true;
+                while self.next_item(b']', &mut first)? {
+                    let start = out.len();
+                    self.message(message, out)?;
+                    insert_head(number, start, out);
+                }
+                Ok(())
+            }
+            Kind::String => {
+                let text = self.typed_string()?;
+                write_field(number, text.as_bytes(), out);
+                Ok(())
+            }
+            Kind::Bytes => {
+                let text = self.typed_string()?;
+                let start = out.len();
+                decode_base64(&text, out).ok_or(JsonError::Base64(self.position))?;
+                if out.len() > start {
+                    insert_head(number, start, out);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Skips one value of any type: no recursion, one bit per level (set = object).
+    fn skip_value(&mut self) -> Result<(), JsonError> {
+        let mut open = Nesting::default();
+        loop {
+            let mut opened = false;
+            match self.peek().ok_or(JsonError::Syntax(self.position))? {
+                byte @ (b'{' | b'[') => {
+                    if open.depth == self.depth_max {
+                        return Err(JsonError::Depth);
+                    }
+                    self.position += 1;
+                    open.push(byte == b'{');
+                    opened = true;
+                }
+                b'"' => drop(self.string()?),
+                b't' => self.literal(b"true")?,
+                b'f' => self.literal(b"false")?,
+                b'n' => self.literal(b"null")?,
+                _ => self.number()?,
+            }
+            // Close what ends here; then either another item follows or the value is over.
+            loop {
+                let Some(is_object) = open.innermost() else {
+                    return Ok(());
+                };
+                if self.next_item(if is_object { b'}' } else { b']' }, &mut opened)? {
+                    if is_object {
+                        self.key()?;
+                    }
+                    break;
+                }
+                open.pop();
+                opened = false;
+            }
+        }
+    }
+
+    /// Before each item of an object or array: true if there is one, false once `close` was read.
+    fn next_item(&mut self, close: u8, first: &mut bool) -> Result<bool, JsonError> {
+        let was_first = std::mem::replace(first, false);
+        match self.peek() {
+            Some(byte) if byte == close => {
+                self.position += 1;
+                Ok(false)
+            }
+            Some(_) if was_first => Ok(true),
+            Some(b',') => {
+                self.position += 1;
+                match self.peek() {
+                    Some(b'}' | b']' | b',') | None => Err(JsonError::Syntax(self.position)),
+                    Some(_) => Ok(true),
+                }
+            }
+            _ => Err(JsonError::Syntax(self.position)),
+        }
+    }
+
+    fn key(&mut self) -> Result<Cow<'a, str>, JsonError> {
+        let key = self.string()?;
+        self.open(b':').map_err(|_| JsonError::Syntax(self.position))?;
+        Ok(key)
+    }
+
+    fn open(&mut self, byte: u8) -> Result<(), JsonError> {
+        if self.peek() != Some(byte) {
+            return Err(JsonError::Type(self.position));
+        }
+        self.position += 1;
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), JsonError> {
+        if self.peek().is_some() {
+            Err(JsonError::Syntax(self.position))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The next byte that is not white space.
+    fn peek(&mut self) -> Option<u8> {
+        while let Some(&byte) = self.json.get(self.position) {
+            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return Some(byte);
+            }
+            self.position += 1;
+        }
+        None
+    }
+
+    fn literal(&mut self, word: &[u8]) -> Result<(), JsonError> {
+        let rest = &self.json[self.position..];
+        let ends = rest.get(word.len()).is_none_or(|&b| is_delimiter(b));
+        if !rest.starts_with(word) || !ends {
+            return Err(JsonError::Syntax(self.position));
+        }
+        self.position += word.len();
+        Ok(())
+    }
+
+    /// Skips a number by Go's grammar, which forgives an exponent without digits.
+    fn number(&mut self) -> Result<(), JsonError> {
+        let error = JsonError::Syntax(self.position);
+        let mut rest = &self.json[self.position..];
+        let digits = |rest: &[u8]| rest.iter().take_while(|b| b.is_ascii_digit()).count();
+        rest = rest.strip_prefix(b"-").unwrap_or(rest);
+        rest = match rest {
+            [b'0', tail @ ..] => tail,
+            [b'1'..=b'9', ..] => &rest[digits(rest)..],
+            _ => return Err(error),
+        };
+        if let [b'.', b'0'..=b'9', ..] = rest {
+            rest = &rest[1..];
+            rest = &rest[digits(rest)..];
+        }
+        if let [b'e' | b'E', tail @ ..] = rest
+            && !tail.is_empty()
+        {
+            rest = tail;
+            if let [b'+' | b'-', tail @ ..] = rest {
+                if tail.is_empty() {
+                    return Err(error);
+                }
+                rest = tail;
+            }
+            rest = &rest[digits(rest)..];
+        }
+        if rest.first().is_some_and(|&b| !is_delimiter(b)) {
+            return Err(error);
+        }
+        self.position = self.json.len() - rest.len();
+        Ok(())
+    }
+
+    fn typed_string(&mut self) -> Result<Cow<'a, str>, JsonError> {
+        if self.peek() != Some(b'"') {
+            return Err(JsonError::Type(self.position));
+        }
+        self.string()
+    }
+
+    /// Reads a string; borrowed unless it has escapes.
+    fn string(&mut self) -> Result<Cow<'a, str>, JsonError> {
+        if self.peek() != Some(b'"') {
+            return Err(JsonError::Syntax(self.position));
+        }
+        self.position += 1;
+        let plain = self.plain()?;
+        if self.json.get(self.position) == Some(&b'"') {
+            self.position += 1;
+            return Ok(Cow::Borrowed(plain));
+        }
+        let mut text = plain.to_owned();
+        loop {
+            match self.json.get(self.position) {
+                Some(b'"') => {
+                    self.position += 1;
+                    return Ok(Cow::Owned(text));
+                }
+                Some(b'\\') => text.push(self.escape()?),
+                _ => return Err(JsonError::Syntax(self.position)),
+            }
+            text.push_str(self.plain()?);
+        }
+    }
+
+    /// Text up to the next quote, backslash or control character.
+    fn plain(&mut self) -> Result<&'a str, JsonError> {
+        let rest = &self.json[self.position..];
+        let end = rest
+            .iter()
+            .position(|&b| matches!(b, b'"' | b'\\' | 0..=0x1f))
+            .unwrap_or(rest.len());
+        let plain = std::str::from_utf8(&rest[..end]).map_err(|_| JsonError::Syntax(self.position))?;
+        self.position += end;
+        Ok(plain)
+    }
+
+    fn escape(&mut self) -> Result<char, JsonError> {
+        let error = JsonError::Syntax(self.position);
+        let rest = &self.json[self.position..];
+        let (c, length) = match rest.get(1).ok_or(error)? {
+            &byte @ (b'"' | b'\\' | b'/') => (char::from(byte), 2),
+            b'b' => ('\u{8}', 2),
+            b'f' => ('\u{c}', 2),
+            b'n' => ('\n', 2),
+            b'r' => ('\r', 2),
+            b't' => ('\t', 2),
+            b'u' => {
+                let high = hex4(rest).ok_or(error)?;
+                match char::from_u32(high) {
+                    Some(c) => (c, 6),
+                    None => {
+                        let low = hex4(&rest[6..])
+                            .filter(|low| (0xdc00..0xe000).contains(low))
+                            .ok_or(error)?;
+                        let pair = (high.wrapping_sub(0xd800) << 10) + (low - 0xdc00) + 0x1_0000;
+                        (char::from_u32(pair).filter(|_| high < 0xdc00).ok_or(error)?, 12)
+                    }
+                }
+            }
+            _ => return Err(error),
+        };
+        self.position += length;
+        Ok(c)
+    }
+}
+
+/// The number in `\uXXXX` at the start of `text`.
+fn hex4(text: &[u8]) -> Option<u32> {
+    let [b'\\', b'u', digits @ ..] = text.get(..6)? else {
+        return None;
+    };
+    digits.iter().try_fold(0, |number, &digit| {
+        Some(number << 4 | char::from(digit).to_digit(16)?)
+    })
+}
+
+/// True for a byte that may follow a literal or a number.
+fn is_delimiter(byte: u8) -> bool {
+    !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.' | b'_'))
+}
+
+/// A stack of bits.
+#[derive(Default)]
+struct Nesting {
+    bits: Vec<u64>,
+    depth: u32,
+}
+
+impl Nesting {
+    fn push(&mut self, is_object: bool) {
+        let (word, bit) = (self.depth as usize / 64, self.depth % 64);
+        if word == self.bits.len() {
+            self.bits.push(0);
+        }
+        self.bits[word] = self.bits[word] & !(1 << bit) | u64::from(is_object) << bit;
+        self.depth += 1;
+    }
+
+    fn pop(&mut self) {
+        self.depth -= 1;
+    }
+
+    fn innermost(&self) -> Option<bool> {
+        let top = self.depth.checked_sub(1)?;
+        Some(self.bits[top as usize / 64] >> (top % 64) & 1 == 1)
+    }
+}
+
+/// Go's choice of alphabet and padding: URL-safe if the text has `-` or `_`, unpadded if its length is no multiple
+/// of four; line breaks are ignored.
+fn decode_base64(text: &str, out: &mut Vec<u8>) -> Option<()> {
+    let url_safe = memchr::memchr2(b'-', b'_', text.as_bytes()).is_some();
+    let padded = text.len().is_multiple_of(4);
+    let engine = match (url_safe, padded) {
+        (false, true) => &STANDARD_PADDED,
+        (false, false) => &STANDARD_BARE,
+        (true, true) => &URL_SAFE_PADDED,
+        (true, false) => &URL_SAFE_BARE,
+    };
+    let text = match memchr::memchr2(b'\r', b'\n', text.as_bytes()) {
+        None => Cow::Borrowed(text),
+        Some(_) => Cow::Owned(text.replace(['\r', '\n'], "")),
+    };
+    engine.decode_vec(&*text, out).ok()
+}
+
+static STANDARD_PADDED: GeneralPurpose = engine(&STANDARD, true);
+static STANDARD_BARE: GeneralPurpose = engine(&STANDARD, false);
+static URL_SAFE_PADDED: GeneralPurpose = engine(&URL_SAFE, true);
+static URL_SAFE_BARE: GeneralPurpose = engine(&URL_SAFE, false);
+
+const fn engine(alphabet: &Alphabet, padded: bool) -> GeneralPurpose {
+    let mode = if padded {
+        DecodePaddingMode::RequireCanonical
+    } else {
+        DecodePaddingMode::RequireNone
+    };
+    let config = GeneralPurposeConfig::new();
+    GeneralPurpose::new(
+        alphabet,
+        config
+            .with_decode_padding_mode(mode)
+            .with_decode_allow_trailing_bits(true),
+    )
+}
+
+fn write_field(number: u8, content: &[u8], out: &mut Vec<u8>) {
+    if !content.is_empty() {
+        let start = out.len();
+        out.extend_from_slice(content);
+        insert_head(number, start, out);
+    }
+}
+
+/// Puts tag and length before the content that begins at `start`.
+fn insert_head(number: u8, start: usize, out: &mut Vec<u8>) {
+    let mut head = [0_u8; 11];
+    head[0] = number << 3 | 2;
+    let mut length = 1;
+    let mut rest = out.len() - start;
+    while rest >= 0x80 {
+        head[length] = rest as u8 | 0x80;
+        rest >>= 7;
+        length += 1;
+    }
+    head[length] = rest as u8;
+    length += 1;
+    let content_end = out.len();
+    out.resize(content_end + length, 0);
+    out.copy_within(start..content_end, start + length);
+    out[start..start + length].copy_from_slice(&head[..length]);
+}
+
+/// Fuzz target: what maps is a PushRequest no longer than its JSON.
+#[doc(hidden)]
+pub fn fuzz_json(data: &[u8]) {
+    use prost::Message as _;
+    let limits = JsonLimits {
+        depth_max: 200,
+        ..JsonLimits::default()
+    };
+    let Ok(proto) = to_proto(data, &limits) else {
+        return;
+    };
+    assert!(proto.len() <= data.len(), "the mapping does not grow");
+    let request = crate::profile::proto::PushRequest::decode(&*proto).expect("the output is protobuf");
+    let value: Result<serde_json::Value, _> = serde_json::from_slice(data);
+    if let Ok(serde_json::Value::Object(object)) = value
+        && let Some(serde_json::Value::Array(series)) = object.get("series")
+    {
+        assert_eq!(request.series.len(), series.len());
+    }
+}

@@ -1,0 +1,123 @@
+//! The data port's routes (WIRE.md 1.1). Not responsible for queries, bodies or answers.
+
+use std::borrow::Cow;
+
+use crate::profile::query::{percent, unpercent};
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `POST /ingest`, or its alias `POST /pyroscope/ingest`.
+    Ingest,
+    /// `POST /push.v1.PusherService/Push`.
+    Push,
+}
+
+/// What a request line's method and path lead to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// A handler.
+    Route(Route),
+    /// 404 with the text `404 page not found`.
+    NotFound,
+    /// 405 with an empty body and no `Allow`.
+    MethodNotAllowed,
+    /// 301 to this cleaned, encoded path, at most three times as long as the path plus one byte; the caller appends
+    /// the query.
+    Redirect(String),
+    /// 400: a bad percent-escape or a control character, which Go refuses before routing.
+    Malformed,
+}
+
+/// `/ingest`.
+pub const INGEST: &[u8] = b"/ingest";
+/// The alias that a Pyroscope server also serves.
+pub const INGEST_ALIAS: &[u8] = b"/pyroscope/ingest";
+/// The Push procedure.
+pub const PUSH: &[u8] = b"/push.v1.PusherService/Push";
+/// All procedures of the Push service: any method but POST is 405 under it.
+const PUSH_SERVICE: &[u8] = b"/push.v1.PusherService/";
+
+/// Routes a request by its raw path, without query.
+pub fn route(method_is_post: bool, path: &[u8]) -> Routed {
+    if method_is_post {
+        match path {
+            INGEST | INGEST_ALIAS => return Routed::Route(Route::Ingest),
+            PUSH => return Routed::Route(Route::Push),
+            _ => {}
+        }
+    }
+    let Some(decoded) = unescape_path(path) else {
+        return Routed::Malformed;
+    };
+    let clean = clean_path(&decoded);
+    if *clean != *decoded {
+        return Routed::Redirect(escape_path(&clean));
+    }
+    let route = match &*decoded {
+        INGEST | INGEST_ALIAS => Route::Ingest,
+        PUSH => Route::Push,
+        other if other.starts_with(PUSH_SERVICE) && !method_is_post => return Routed::MethodNotAllowed,
+        _ => return Routed::NotFound,
+    };
+    if method_is_post {
+        Routed::Route(route)
+    } else {
+        Routed::MethodNotAllowed
+    }
+}
+
+/// Percent-decodes a path (`+` stays). `None` on a bad escape or a control character.
+fn unescape_path(path: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if path.iter().any(u8::is_ascii_control) {
+        return None;
+    }
+    let Some(first) = memchr::memchr(b'%', path) else {
+        return Some(Cow::Borrowed(path));
+    };
+    let mut decoded = path[..first].to_vec();
+    let mut rest = &path[first..];
+    while let Some((&byte, tail)) = rest.split_first() {
+        if byte == b'%' {
+            decoded.push(unpercent(tail)?);
+            rest = &tail[2..];
+        } else {
+            decoded.push(byte);
+            rest = tail;
+        }
+    }
+    Some(Cow::Owned(decoded))
+}
+
+/// Resolves `.`, `..` and repeated slashes; keeps a trailing slash; the result starts with a slash.
+fn clean_path(path: &[u8]) -> Vec<u8> {
+    let mut clean = Vec::with_capacity(path.len() + 1);
+    for part in path.split(|&b| b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => clean.truncate(clean.iter().rposition(|&b| b == b'/').unwrap_or(0)),
+            part => {
+                clean.push(b'/');
+                clean.extend_from_slice(part);
+            }
+        }
+    }
+    if clean.is_empty() || path.ends_with(b"/") {
+        clean.push(b'/');
+    }
+    clean
+}
+
+/// Encodes a path as Go's `URL.String` does.
+fn escape_path(path: &[u8]) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&b);
+    let mut out = String::with_capacity(path.len());
+    for &byte in path {
+        if plain(byte) {
+            out.push(char::from(byte));
+        } else {
+            out.extend(percent(byte).map(char::from));
+        }
+    }
+    out
+}

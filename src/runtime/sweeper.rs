@@ -1,0 +1,245 @@
+//! Timeouts of one core's connections, without a timer each.
+//!
+//! A connection registers once and then only writes its deadline into a cell. Every [`SWEEP_EVERY`] the core looks at all
+//! cells; where a deadline has passed it shuts the socket down, which ends whatever operation is in flight, and the task
+//! finds [`Watch::expired`] true. So a timeout costs nothing per operation and is late by at most one sweep.
+//!
+//! The same cells say which connections are idle, for the connection limit and for taking receive buffers back.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use monoio::io::{CancelHandle, Canceller};
+
+use super::clock::{self, Mono};
+use super::socket;
+
+/// How late a timeout may be.
+pub const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// A receive buffer that has waited this long for a request is taken back.
+const BUFFER_IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// All connections of one core.
+#[derive(Default)]
+pub struct Sweeper {
+    cells: RefCell<Vec<Rc<WatchCell>>>,
+}
+
+/// What happens when a deadline passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Receiving ends, an answer can still be sent.
+    StopReceiving,
+    /// Both directions end.
+    Stop,
+}
+
+struct WatchCell {
+    fd: RawFd,
+    index: Cell<usize>,
+    deadline: Cell<Mono>,
+    expiry: Cell<Expiry>,
+    expired: Cell<bool>,
+    /// When it became idle: nothing received since, nothing to send. `NEVER` while busy.
+    idle_since: Cell<Mono>,
+    canceller: RefCell<Canceller>,
+}
+
+/// One connection's place at its core's sweeper; given up on drop.
+pub struct Watch {
+    sweeper: Rc<Sweeper>,
+    cell: Rc<WatchCell>,
+}
+
+impl Sweeper {
+    /// Registers a connection, without a deadline.
+    pub fn watch(self: &Rc<Self>, fd: RawFd) -> Watch {
+        let mut cells = self.cells.borrow_mut();
+        let cell = Rc::new(WatchCell {
+            fd,
+            index: Cell::new(cells.len()),
+            deadline: Cell::new(Mono::NEVER),
+            expiry: Cell::new(Expiry::Stop),
+            expired: Cell::new(false),
+            idle_since: Cell::new(Mono::NEVER),
+            canceller: RefCell::new(Canceller::new()),
+        });
+        cells.push(cell.clone());
+        Watch {
+            sweeper: self.clone(),
+            cell,
+        }
+    }
+
+    /// Ends what has passed its deadline. Returns how many did.
+    pub fn sweep(&self, now: Mono) -> usize {
+        let mut ended = 0;
+        for cell in self.cells.borrow().iter() {
+            if cell.deadline.get() <= now {
+                cell.deadline.set(Mono::NEVER);
+                cell.expired.set(true);
+                ended += 1;
+                match cell.expiry.get() {
+                    Expiry::StopReceiving => socket::stop_receiving(cell.fd),
+                    Expiry::Stop => socket::stop(cell.fd),
+                }
+            } else if cell.idle_since.get() != Mono::NEVER
+                && now.since(cell.idle_since.get()) > BUFFER_IDLE_MAX
+            {
+                cell.cancel();
+            }
+        }
+        ended
+    }
+
+    /// Closes the connection that has been idle longest. Returns whether there was one.
+    pub fn close_longest_idle(&self) -> bool {
+        let cells = self.cells.borrow();
+        let longest = cells
+            .iter()
+            .filter(|cell| cell.idle_since.get() != Mono::NEVER && !cell.expired.get());
+        let Some(cell) = longest.min_by_key(|cell| cell.idle_since.get()) else {
+            return false;
+        };
+        cell.expired.set(true);
+        socket::stop(cell.fd);
+        true
+    }
+
+    /// Closes every idle connection: a shutdown has begun.
+    pub fn close_idle(&self) {
+        for cell in self
+            .cells
+            .borrow()
+            .iter()
+            .filter(|cell| cell.idle_since.get() != Mono::NEVER)
+        {
+            cell.expired.set(true);
+            socket::stop(cell.fd);
+        }
+    }
+
+    /// Sweeps until the core ends.
+    pub async fn run(self: Rc<Self>) {
+        loop {
+            monoio::time::sleep(SWEEP_EVERY).await;
+            self.sweep(clock::now());
+        }
+    }
+}
+
+impl WatchCell {
+    fn cancel(&self) {
+        let canceller = self.canceller.take();
+        self.canceller.replace(canceller.cancel());
+    }
+}
+
+impl Watch {
+    /// Sets the deadline and what it does.
+    pub fn arm(&self, deadline: Mono, expiry: Expiry) {
+        self.cell.deadline.set(deadline);
+        self.cell.expiry.set(expiry);
+    }
+
+    /// Takes the deadline back.
+    pub fn disarm(&self) {
+        self.cell.deadline.set(Mono::NEVER);
+    }
+
+    /// Whether a deadline has passed, or the connection was closed to make room.
+    pub fn expired(&self) -> bool {
+        self.cell.expired.get()
+    }
+
+    /// Marks the connection idle since `now`, to be closed at `deadline`.
+    pub fn set_idle(&self, now: Mono, deadline: Mono) {
+        self.cell.idle_since.set(now);
+        self.arm(deadline, Expiry::Stop);
+    }
+
+    /// Marks the connection busy.
+    pub fn set_busy(&self) {
+        self.cell.idle_since.set(Mono::NEVER);
+        self.disarm();
+    }
+
+    /// For the receive that waits while idle: it is cancelled when its buffer is wanted back.
+    pub fn cancel_handle(&self) -> CancelHandle {
+        self.cell.canceller.borrow().handle()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut cells = self.sweeper.cells.borrow_mut();
+        let index = self.cell.index.get();
+        cells.swap_remove(index);
+        if let Some(moved) = cells.get(index) {
+            moved.index.set(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn at(millis: u64) -> Mono {
+        Mono::default().after(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn a_passed_deadline_ends_the_receive_and_only_once() {
+        let sweeper = Rc::new(Sweeper::default());
+        let (mut ours, _theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let watch = sweeper.watch(ours.as_raw_fd());
+        watch.arm(at(100), Expiry::StopReceiving);
+        assert_eq!(sweeper.sweep(at(99)), 0);
+        assert!(!watch.expired());
+        assert_eq!(sweeper.sweep(at(100)), 1);
+        assert!(watch.expired());
+        assert_eq!(ours.read(&mut [0; 1]).unwrap(), 0);
+        assert_eq!(sweeper.sweep(at(1000)), 0);
+    }
+
+    #[test]
+    fn the_longest_idle_makes_room() {
+        let sweeper = Rc::new(Sweeper::default());
+        let pairs: Vec<_> = (0..3).map(|_| UnixStream::pair().unwrap()).collect();
+        let watches: Vec<_> = pairs
+            .iter()
+            .map(|(ours, _)| sweeper.watch(ours.as_raw_fd()))
+            .collect();
+        assert!(!sweeper.close_longest_idle());
+        watches[2].set_idle(at(5), Mono::NEVER);
+        watches[1].set_idle(at(3), Mono::NEVER);
+        assert!(sweeper.close_longest_idle());
+        assert_eq!(
+            watches.iter().map(Watch::expired).collect::<Vec<_>>(),
+            [false, true, false]
+        );
+        assert!(sweeper.close_longest_idle());
+        assert!(!sweeper.close_longest_idle());
+    }
+
+    #[test]
+    fn leaving_keeps_the_others_in_place() {
+        let sweeper = Rc::new(Sweeper::default());
+        let mut watches: Vec<_> = (0..5).map(|_| sweeper.watch(-1)).collect();
+        watches.remove(1);
+        watches.remove(0);
+        for (index, cell) in sweeper.cells.borrow().iter().enumerate() {
+            assert_eq!(cell.index.get(), index);
+        }
+        watches.clear();
+        assert!(sweeper.cells.borrow().is_empty());
+    }
+}
