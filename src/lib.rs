@@ -14,6 +14,7 @@
 pub mod config;
 pub mod fanout;
 pub mod http;
+pub mod inbound;
 pub mod outbound;
 pub mod profile;
 pub mod runtime;

@@ -1,7 +1,8 @@
 //! What we write to clients.
 //!
-//! Responsible for: the bytes of an answer, and the answers that WIRE.md fixes. Not responsible for: when to send which.
-//! Nothing a client sent can break out of a header: control bytes in values are replaced on the way out.
+//! Responsible for: the bytes of an answer, and the answers that WIRE.md fixes. Not responsible for: when to
+//! send which. Nothing a client sent can break out of a header: control bytes in values are replaced on the
+//! way out.
 
 use std::fmt::{self, Display};
 use std::io::Write as _;
@@ -44,8 +45,8 @@ impl Connection {
     }
 }
 
-/// An answer to be written. A `Content-Length` is always written where one may be, so every answer can be followed by
-/// another on the same connection.
+/// An answer to be written. A `Content-Length` is always written where one may be, so every answer can be
+/// followed by another on the same connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
     /// 200 to 599.
@@ -164,8 +165,8 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Appends a plain text refusal whose text is a value to be displayed (an error, mostly) and an LF. The text is
-/// displayed twice, once to know its length, so that no buffer is needed in between.
+/// Appends a plain text refusal whose text is a value to be displayed (an error, mostly) and an LF. The text
+/// is displayed twice, once to know its length, so that no buffer is needed in between.
 pub fn write_refusal(out: &mut Vec<u8>, status: u16, text: &dyn Display, connection: Connection) {
     let mut length = Length(0);
     // `Length` never fails, so an error could only be the value's own; its text then ends where it failed.

@@ -1,8 +1,8 @@
 //! Where a body ends: by length, or by the chunked coding, which is decoded here without copying.
 //!
-//! Responsible for: finding the body's bytes in a chunked stream, exact syntax, and bounds on everything that is not
-//! body. Not responsible for: the size of the body itself, content codings, or what trailers mean (they are read for
-//! syntax and dropped, RFC 9110 section 6.5.1).
+//! Responsible for: finding the body's bytes in a chunked stream, exact syntax, and bounds on everything that
+//! is not body. Not responsible for: the size of the body itself, content codings, or what trailers mean
+//! (they are read for syntax and dropped, RFC 9110 section 6.5.1).
 //!
 //! ```text
 //! Size ──CR──▶ SizeLf ──LF, n > 0──▶ Data ──n bytes──▶ DataCr ──CR──▶ DataLf ──LF──▶ Size
@@ -36,8 +36,8 @@ pub struct ChunkLimits {
     pub trailer_lines_max: u32,
     /// Framing (everything but data and trailers) may take this much in any body...
     pub overhead_bytes_base: u64,
-    /// ...and this much more per byte of data. A chunk of one byte needs 5 (digit, CRLF, CRLF), so 8 lets a sender of
-    /// single bytes pass and stops one that hides long extensions between them.
+    /// ...and this much more per byte of data. A chunk of one byte needs 5 (digit, CRLF, CRLF), so 8 lets a
+    /// sender of single bytes pass and stops one that hides long extensions between them.
     pub overhead_bytes_per_data_byte: u64,
 }
 
@@ -206,8 +206,8 @@ impl ChunkedDecoder {
     }
 }
 
-/// Body of the fuzz target for chunked bodies: cuts change nothing, and what was accepted means the same when its data
-/// is encoded anew.
+/// Body of the fuzz target for chunked bodies: cuts change nothing, and what was accepted means the same when
+/// its data is encoded anew.
 #[doc(hidden)]
 pub fn fuzz_body(data: &[u8]) {
     let tight = ChunkLimits {
@@ -313,7 +313,8 @@ pub enum BodyError {
     /// A line's syntax: in a size line's extensions or its end, or in a trailer.
     #[error("in the chunked body, {0}")]
     Line(#[from] LineError),
-    /// RFC 9112 section 7.1: a size is hex digits, and here 1 to 16 of them, with nothing before or behind but `;`.
+    /// RFC 9112 section 7.1: a size is hex digits, and here 1 to 16 of them, with nothing before or behind
+    /// but `;`.
     #[error("a chunk's size is malformed; send 1 to 16 hex digits and CR LF")]
     SizeInvalid,
     /// RFC 9112 section 7.1: the data of a chunk is followed by CR LF.
@@ -515,7 +516,8 @@ mod tests {
         trailers_at_bound: "0\r\nA:3\r\nB:8\r\n\r\n" => "[] end 15";
         trailers_above: "0\r\nA:3\r\nB:89\r\n\r\n" => "[] 431 trailers_too_long";
         trailers_too_many: "0\r\nA:\r\nB:\r\nC:\r\n\r\n" => "[] 431 trailers_too_long";
-        // A size line of 8 and the CRLF behind the data make 10 per byte of data; 5 of them are free, 12 at the start.
+        // A size line of 8 and the CRLF behind the data make 10 per byte of data; 5 of them are free, 12 at
+        // the start.
         overhead_at_bound: "1;2345\r\nx\r\n1;2345\r\ny\r\n0\r\n\r\n" => "[xy] end 27";
         overhead_above: "1;2345\r\nx\r\n1;2345\r\ny\r\n1;2345\r\nz\r\n0\r\n\r\n" => "[xy] 400 chunk_overhead_too_large";
         overhead_paid_by_data: "1;2345\r\nx\r\n4;2345\r\nabcd\r\n1;2345\r\nz\r\n0\r\n\r\n" => "[xabcdz] end 41";
@@ -541,7 +543,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
 
         /// Whatever was encoded comes back, in any cut.
         #[test]

@@ -1,8 +1,9 @@
 //! Lines and fields: what requests, responses and trailers have in common.
 //!
-//! Responsible for: cutting a growing buffer into lines within limits, reading one field line, and reading the two
-//! fields that frame a body (`Content-Length`, `Transfer-Encoding`) and the one that ends a connection. Not
-//! responsible for: start lines, or for what a role does with what was read (`head` and `response` do that).
+//! Responsible for: cutting a growing buffer into lines within limits, reading one field line, and reading
+//! the two fields that frame a body (`Content-Length`, `Transfer-Encoding`) and the one that ends a
+//! connection. Not responsible for: start lines, or for what a role does with what was read (`head` and
+//! `response` do that).
 
 use memchr::memchr;
 use smallvec::SmallVec;
@@ -10,7 +11,8 @@ use smallvec::SmallVec;
 /// Bounds on a head. All are in bytes but the last, and all are enforced on heads that have not ended yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
-    /// Longest start line, its CRLF included. DESIGN.md section 7: 1 MiB, because `name` travels in the query.
+    /// Longest start line, its CRLF included. DESIGN.md section 7: 1 MiB, because `name` travels in the
+    /// query.
     pub request_line_bytes_max: usize,
     /// Longest field section: all field lines and the blank line. DESIGN.md section 7: 64 KiB.
     pub header_block_bytes_max: usize,
@@ -57,15 +59,15 @@ pub struct Span {
 }
 
 impl Span {
-    /// The bytes of this span. `buf` is the buffer the head was read from (or a copy of it); a shorter one is a
-    /// mistake of the caller and panics.
+    /// The bytes of this span. `buf` is the buffer the head was read from (or a copy of it); a shorter one is
+    /// a mistake of the caller and panics.
     #[inline]
     pub fn of<'b>(&self, buf: &'b [u8]) -> &'b [u8] {
         let start = self.start as usize;
         &buf[start..start + self.len as usize]
     }
 
-    /// `start..end`; both fit, because `LineReader` never looks beyond 3 GiB.
+    /// `start..end`; both fit, because `SECTION_BYTES_CEILING` bounds each of the two sections of a head.
     #[inline]
     pub(super) fn new(start: usize, end: usize) -> Self {
         debug_assert!(start <= end && end <= u32::MAX as usize);
@@ -233,11 +235,11 @@ impl FramingError {
 }
 
 /// All values of a field, in order; `name` is lower case, the fields' case does not matter.
-pub(super) fn values<'b>(
-    fields: &'b [Field],
+pub(super) fn values<'f, 'b>(
+    fields: &'f [Field],
     buf: &'b [u8],
     name: &'static str,
-) -> impl Iterator<Item = &'b [u8]> {
+) -> impl Iterator<Item = &'b [u8]> + use<'f, 'b> {
     debug_assert!(
         !name.bytes().any(|byte| byte.is_ascii_uppercase()),
         "field names are asked for in lower case"
@@ -299,7 +301,8 @@ impl LineReader {
         self.fields.clear();
     }
 
-    /// The next line if it is there. Length is judged before content, so a cut of the input changes no verdict.
+    /// The next line if it is there. Length is judged before content, so a cut of the input changes no
+    /// verdict.
     #[inline]
     pub(super) fn next<'b>(&mut self, buf: &'b [u8]) -> Result<Option<Line<'b>>, LineError> {
         debug_assert!(
@@ -400,7 +403,8 @@ impl Facts {
         }
     }
 
-    /// A `Transfer-Encoding`. Anything but one `chunked` is refused, so `chunked` is all there is to remember.
+    /// A `Transfer-Encoding`. Anything but one `chunked` is refused, so `chunked` is all there is to
+    /// remember.
     pub(super) fn note_transfer_encoding(
         &mut self,
         value: &[u8],
@@ -458,7 +462,8 @@ pub(super) fn is_control(byte: u8) -> bool {
     ((byte < 0x20) & (byte != b'\t')) | (byte == 0x7f)
 }
 
-/// Refuses control bytes but the tab. Looks at every byte without branching, so that it compiles to vector code.
+/// Refuses control bytes but the tab. Looks at every byte without branching, so that it compiles to vector
+/// code.
 #[inline]
 pub(super) fn check_text(bytes: &[u8]) -> Result<(), LineError> {
     if !bytes.iter().fold(false, |bad, &byte| bad | is_control(byte)) {
@@ -482,9 +487,9 @@ pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Oracle of tests and fuzz targets: reads `data` whole, byte by byte, and in two parts cut at every `stride`-th place,
-/// asserts that all agree, that a head completes with its last byte, that an error stays, and that a reader that
-/// completed can go on. Answers what the whole read answered.
+/// Oracle of tests and fuzz targets: reads `data` whole, byte by byte, and in two parts cut at every
+/// `stride`-th place, asserts that all agree, that a head completes with its last byte, that an error stays,
+/// and that a reader that completed can go on. Answers what the whole read answered.
 pub(super) fn check_cuts<R, T, E>(
     data: &[u8],
     stride: usize,
@@ -648,7 +653,8 @@ fn name_error(line: &[u8], name_len: usize, first: bool) -> LineError {
 /// 2^63-1, see `FramingError::LengthOverflow`.
 const LENGTH_MAX: u64 = i64::MAX as u64;
 
-/// No section is read further than this, so that offsets (leading lines, start line and fields together) fit `u32`.
+/// No section is read further than this, so that offsets (leading lines, start line and fields together) fit
+/// `u32`.
 const SECTION_BYTES_CEILING: usize = 1 << 30;
 
 const TOKEN_BYTES: [bool; 256] = {

@@ -1,8 +1,9 @@
 //! Request smuggling: a table of what attackers send, and that each is refused with the expected cause.
 //!
-//! Responsible for: reading whole connections (heads, bodies and what follows) with the readers of this folder, in every
-//! cut. Not responsible for: the plain syntax of heads and bodies, which is tested beside their code. Each row says
-//! where it comes from: the section that forbids it, or the public name of the technique.
+//! Responsible for: reading whole connections (heads, bodies and what follows) with the readers of this
+//! folder, in every cut. Not responsible for: the plain syntax of heads and bodies, which is tested beside
+//! their code. Each row says where it comes from: the section that forbids it, or the public name of the
+//! technique.
 
 use super::{ChunkLimits, ChunkedDecoder, Framing, HeadLimits, HeadReader, Piece, Progress};
 

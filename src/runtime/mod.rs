@@ -12,6 +12,7 @@ pub mod clock;
 pub mod doorbell;
 pub mod engine;
 pub mod histogram;
+pub mod phase;
 pub mod pool;
 pub mod socket;
 pub mod sweeper;

@@ -139,6 +139,25 @@ pub fn freeze(buffer: Buffer, charge: Option<Charge>) -> Bytes {
     })
 }
 
+/// Ties charges to the life of `bytes` that somebody else allocated (an inflated body).
+pub fn hold_charges(bytes: Bytes, charges: &Arc<Vec<Charge>>) -> Bytes {
+    Bytes::from_owner(Charged {
+        bytes,
+        _charges: charges.clone(),
+    })
+}
+
+struct Charged {
+    bytes: Bytes,
+    _charges: Arc<Vec<Charge>>,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 struct Frozen {
     buffer: Buffer,
     _charge: Option<Charge>,

@@ -66,6 +66,13 @@ pub fn stop_receiving(fd: RawFd) {
     });
 }
 
+/// Ends sending: the peer reads our last bytes and then the end.
+pub fn stop_sending(fd: RawFd) {
+    with_socket(fd, |socket| {
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+    });
+}
+
 /// Ends both directions: every operation in flight completes.
 pub fn stop(fd: RawFd) {
     with_socket(fd, |socket| {

@@ -1,0 +1,523 @@
+//! One client connection: receive a request, offer it to the destinations, answer, and so on.
+//!
+//! ```text
+//!   ┌─▶ waiting ──first byte──▶ head ──▶ body ──▶ offered ──(--ack first|all: verdict)──▶ answered ─┐
+//!   │      │ idle timeout,        │ refused: answer, then skip or linger                            │
+//!   │      ▼ made room: closed    ▼ read timeout: 408 and closed                                    │
+//!   └────────────────────────────────────── keep-alive ─────────────────────────────────────────────┘
+//! ```
+//! A push belongs to its parcels from `offered` on: a client that leaves afterwards takes nothing with it.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use monoio::io::{AsyncWriteRentExt, OwnedWriteHalf, Splitable};
+use monoio::net::TcpStream;
+use smallvec::SmallVec;
+
+use super::inlet::{Inlet, ReceiveError};
+use super::tally::RouteLabel;
+use super::understand::{Dress, Refusal, dress, ingest_query, push_body};
+use super::{Inbound, Place};
+use crate::config::{AckPolicy, LabelMode};
+use crate::fanout::push::PushParts;
+use crate::fanout::{AckMode, Push};
+use crate::http::answer;
+use crate::http::{Answer, Connection, Framing, Method, RequestHead, reason_phrase};
+use crate::profile::connect::{self, ACCEPT_POST, Code, Protocol};
+use crate::profile::grpc_web;
+use crate::profile::route::{Route, Routed, route};
+use crate::runtime::clock::{self, Mono};
+use crate::runtime::socket;
+use crate::runtime::sweeper::{Expiry, Watch};
+
+/// A refused request's body of at most this many bytes is read and thrown away, so that the connection lives on.
+const SKIP_BYTES_MAX: u64 = 1 << 20;
+/// How long we still read from a client that we have told off.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves one connection to its end.
+pub async fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) {
+    socket::tune_client(&stream);
+    let fd = stream.as_raw_fd();
+    let watch = Rc::new(inbound.sweeper.watch(fd));
+    let (read, write) = stream.into_split();
+    let setup = &inbound.setup;
+    let inlet = Inlet::new(read, watch.clone(), setup.memory.clone(), setup.tally.clone());
+    let mut client = Client {
+        inbound,
+        fd,
+        watch,
+        inlet,
+        write,
+        out: Vec::new(),
+    };
+    while client.serve_one().await {}
+    drop(client);
+    drop(place);
+}
+
+struct Client {
+    inbound: Rc<Inbound>,
+    fd: RawFd,
+    watch: Rc<Watch>,
+    inlet: Inlet,
+    write: OwnedWriteHalf<TcpStream>,
+    out: Vec<u8>,
+}
+
+/// What became of a request before its answer is written.
+struct Handled {
+    result: Result<(), Refusal>,
+    route: RouteLabel,
+    dress: Option<Dress>,
+    body: BodyState,
+}
+
+/// Whether the client is still sending.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum BodyState {
+    Received,
+    Unread,
+    Broken,
+}
+
+impl Client {
+    /// Serves one request. Returns whether the connection goes on.
+    async fn serve_one(&mut self) -> bool {
+        let plan = self.inbound.setup.plan.clone();
+        if !self.inlet.has_bytes() {
+            let now = clock::now();
+            self.watch.set_idle(now, now.after(plan.idle_timeout));
+            if self.inbound.is_draining() || self.inlet.wait().await.is_err() {
+                return false;
+            }
+            self.watch.set_busy();
+        }
+        let started = clock::now();
+        self.watch
+            .arm(started.after(plan.read_timeout), Expiry::StopReceiving);
+        let head = match self.inlet.head().await {
+            Ok(head) => head,
+            Err(ReceiveError::Truncated) => return false,
+            Err(error) => {
+                self.refuse_head(error.into(), started).await;
+                return false;
+            }
+        };
+        let handled = self.handle(&head, started).await;
+        self.answer(&head, handled, started).await
+    }
+
+    /// Everything from a head to a result.
+    async fn handle(&mut self, head: &RequestHead, started: Mono) -> Handled {
+        let mut handled = Handled {
+            result: Ok(()),
+            route: RouteLabel::Other,
+            dress: None,
+            body: BodyState::Unread,
+        };
+        let bytes = self.inlet.head_bytes();
+        let routed = route(head.method == Method::Post, head.target.path.of(bytes));
+        let route = match routed {
+            Routed::Route(route) => route,
+            other => {
+                handled.result = Err(self.refuse_route(other, head));
+                return handled;
+            }
+        };
+        handled.route = if route == Route::Ingest {
+            RouteLabel::Ingest
+        } else {
+            RouteLabel::Push
+        };
+        handled.result = match self.prepare(route, head) {
+            Ok((dress, query, fields)) => {
+                handled.dress = dress;
+                self.receive_and_offer(route, head, started, query, fields, &mut handled)
+                    .await
+            }
+            Err((dress, refusal)) => {
+                handled.dress = dress;
+                Err(refusal)
+            }
+        };
+        handled
+    }
+
+    fn refuse_route(&self, routed: Routed, head: &RequestHead) -> Refusal {
+        match routed {
+            Routed::MethodNotAllowed => Refusal::MethodNotAllowed,
+            Routed::Malformed => Refusal::malformed_path(),
+            Routed::Redirect(path) => {
+                let mut location = path.into_bytes();
+                if let Some(query) = head.target.query {
+                    location.push(b'?');
+                    location.extend_from_slice(query.of(self.inlet.head_bytes()));
+                }
+                Refusal::Redirect(location)
+            }
+            Routed::NotFound | Routed::Route(_) => Refusal::NotFound,
+        }
+    }
+
+    /// What the head alone says: the outgoing query and header lines, or a refusal before any of the body is read.
+    #[allow(clippy::type_complexity)] // one caller, and every part has its own name there
+    fn prepare(
+        &self,
+        route: Route,
+        head: &RequestHead,
+    ) -> Result<(Option<Dress>, Bytes, Bytes), (Option<Dress>, Refusal)> {
+        let setup = &self.inbound.setup;
+        let bytes = self.inlet.head_bytes();
+        let query = head.target.query.map_or(&[][..], |query| query.of(bytes));
+        let verbatim = setup.plan.labels == LabelMode::Verbatim;
+        let dress = match route {
+            Route::Ingest => None,
+            Route::Push => Some(dress(head, bytes)?),
+        };
+        let query = match (route, verbatim) {
+            (_, true) => Bytes::copy_from_slice(query),
+            (Route::Ingest, false) => ingest_query(query, &setup.rules).map_err(|refusal| (None, refusal))?,
+            (Route::Push, false) => Bytes::new(),
+        };
+        if let Framing::Length(length) = head.framing
+            && length > setup.plan.body_limit
+        {
+            return Err((dress, ReceiveError::TooLarge.into()));
+        }
+        Ok((dress, query, self.fields(route, head, verbatim)))
+    }
+
+    /// The header lines that every destination gets.
+    fn fields(&self, route: Route, head: &RequestHead, verbatim: bool) -> Bytes {
+        let bytes = self.inlet.head_bytes();
+        let mut out = Vec::with_capacity(128);
+        let mut pass = |name: &[u8], value: &[u8]| {
+            out.extend_from_slice(name);
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        };
+        if route == Route::Push && !verbatim {
+            pass(b"Content-Type", b"application/proto");
+        } else {
+            head.values(bytes, "content-type")
+                .for_each(|value| pass(b"Content-Type", value));
+            // Row 24 (D): what the client says about its bytes stays true of them.
+            head.values(bytes, "content-encoding")
+                .for_each(|value| pass(b"Content-Encoding", value));
+        }
+        let passed = &self.inbound.setup.plan.pass_headers;
+        if !passed.is_empty() {
+            for field in &head.fields {
+                let name = field.name.of(bytes);
+                if passed
+                    .iter()
+                    .any(|wanted| name.eq_ignore_ascii_case(wanted.as_bytes()))
+                {
+                    pass(name, field.value.of(bytes));
+                }
+            }
+        }
+        Bytes::from(out)
+    }
+
+    async fn receive_and_offer(
+        &mut self,
+        route: Route,
+        head: &RequestHead,
+        started: Mono,
+        query: Bytes,
+        fields: Bytes,
+        handled: &mut Handled,
+    ) -> Result<(), Refusal> {
+        if head.expect_continue && !self.inlet.has_whole_body(head) {
+            let (sent, _) = self.write.write_all(answer::CONTINUE).await;
+            if sent.is_err() {
+                handled.body = BodyState::Broken;
+                return Err(ReceiveError::Truncated.into());
+            }
+        }
+        let inbound = self.inbound.clone();
+        let setup = &inbound.setup;
+        let body = match self.inlet.body(head, setup.plan.body_limit).await {
+            Ok(body) => body,
+            Err(error) => {
+                handled.body = BodyState::Broken;
+                return Err(error.into());
+            }
+        };
+        handled.body = BodyState::Received;
+        self.watch.disarm();
+        let accepted = clock::now();
+        let timeout = handled.dress.and_then(|dress| dress.timeout);
+        let mut parts = PushParts {
+            route,
+            query,
+            fields,
+            segments: SmallVec::new(),
+            bytes: body.bytes,
+            profile_bytes: body.bytes,
+            profiles: 1,
+            accepted,
+            accepted_unix_ms: u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX),
+            client_deadline: timeout.map_or(Mono::NEVER, |timeout| started.after(timeout)),
+        };
+        let mut rejected = None;
+        match handled.dress {
+            Some(dress) if setup.plan.labels == LabelMode::Alloy => {
+                let spliced = push_body(body, dress, &setup.rules, setup.plan.body_limit, &setup.memory)?;
+                rejected = Refusal::from_rejected(&spliced.rejected, spliced.rejected_count);
+                if spliced.series == 0 {
+                    return rejected.map_or(Ok(()), Err);
+                }
+                parts.bytes = spliced.bytes;
+                parts.profile_bytes = spliced.raw_bytes;
+                parts.profiles = spliced.profiles;
+                parts.segments = spliced.segments;
+            }
+            _ => parts.segments = body.segments,
+        }
+        offer(&inbound, parts).await?;
+        rejected.map_or(Ok(()), Err)
+    }
+
+    async fn answer(&mut self, head: &RequestHead, handled: Handled, started: Mono) -> bool {
+        let skips = match handled.body {
+            BodyState::Received => false,
+            BodyState::Broken => return self.answer_and_close(head, handled, started).await,
+            BodyState::Unread => match head.framing {
+                Framing::Length(length) => {
+                    if length > SKIP_BYTES_MAX || head.expect_continue {
+                        return self.answer_and_close(head, handled, started).await;
+                    }
+                    true
+                }
+                Framing::Chunked => return self.answer_and_close(head, handled, started).await,
+            },
+        };
+        let connection = if self.inbound.is_draining() {
+            Connection::Close
+        } else {
+            Connection::after(head)
+        };
+        let status = self.write_result(head, &handled, connection);
+        let sent = self.send().await;
+        self.count(head.method, &handled, status, started);
+        if !sent || connection == Connection::Close {
+            return false;
+        }
+        !skips || self.inlet.skip_body(head).await.is_ok()
+    }
+
+    async fn answer_and_close(&mut self, head: &RequestHead, handled: Handled, started: Mono) -> bool {
+        let status = self.write_result(head, &handled, Connection::Close);
+        self.send_and_linger().await;
+        self.count(head.method, &handled, status, started);
+        false
+    }
+
+    async fn refuse_head(&mut self, refusal: Refusal, started: Mono) {
+        let handled = Handled {
+            result: Err(refusal),
+            route: RouteLabel::Other,
+            dress: None,
+            body: BodyState::Broken,
+        };
+        let status = self.write_plain(&handled, false, Connection::Close);
+        self.send_and_linger().await;
+        self.count(Method::Other, &handled, status, started);
+    }
+
+    fn count(&self, method: Method, handled: &Handled, status: u16, started: Mono) {
+        let tally = &self.inbound.setup.tally;
+        tally.answered(method, handled.route, status, clock::now().since(started));
+        if let Err(refusal) = &handled.result {
+            tally.refused(refusal.reason());
+        }
+    }
+
+    /// Writes the answer into `out` and returns its status.
+    fn write_result(&mut self, head: &RequestHead, handled: &Handled, connection: Connection) -> u16 {
+        match (handled.dress, &handled.result) {
+            (None, Ok(())) => {
+                self.out.clear();
+                self.out.extend_from_slice(answer::ok(connection));
+                200
+            }
+            (Some(dress), _) if dress.codec.protocol() == Protocol::GrpcWeb => {
+                self.write_grpc_web(dress, &handled.result, connection)
+            }
+            (Some(dress), Ok(())) => self.write_connect_ok(dress, connection),
+            (Some(_), Err(refusal)) => self.write_connect_error(refusal, connection),
+            (None, Err(_)) => self.write_plain(handled, head.method == Method::Head, connection),
+        }
+    }
+
+    fn write_connect_ok(&mut self, dress: Dress, connection: Connection) -> u16 {
+        let body = connect::success_body(dress.codec.is_json(), dress.gzip_answer);
+        let headers: &[(&str, &str)] = match dress.gzip_answer {
+            true => &[("Accept-Encoding", "gzip"), ("Content-Encoding", "gzip")],
+            false => &[("Accept-Encoding", "gzip")],
+        };
+        let content_type = Some(dress.codec.as_str());
+        self.write(&Answer {
+            content_type,
+            headers,
+            body: &body,
+            ..Answer::empty(200, connection)
+        })
+    }
+
+    fn write_connect_error(&mut self, refusal: &Refusal, connection: Connection) -> u16 {
+        let (code, message, retry_after) = connect_error(refusal);
+        let mut body = Vec::new();
+        connect::write_error(code, &message, &mut body);
+        self.write(&Answer {
+            content_type: Some("application/json"),
+            headers: &[("Accept-Encoding", "gzip")],
+            retry_after_secs: retry_after,
+            body: &body,
+            ..Answer::empty(code.http_status(), connection)
+        })
+    }
+
+    fn write_grpc_web(&mut self, dress: Dress, result: &Result<(), Refusal>, connection: Connection) -> u16 {
+        let content_type = Some(dress.codec.as_str());
+        match result {
+            Ok(()) => {
+                let body = grpc_web::success_frames(dress.codec.is_json(), dress.gzip_answer);
+                let headers: &[(&str, &str)] = match dress.gzip_answer {
+                    true => &[("Grpc-Accept-Encoding", "gzip"), ("Grpc-Encoding", "gzip")],
+                    false => &[("Grpc-Accept-Encoding", "gzip")],
+                };
+                self.write(&Answer {
+                    content_type,
+                    headers,
+                    body: &body,
+                    ..Answer::empty(200, connection)
+                })
+            }
+            Err(refusal) => {
+                let (code, message, _) = connect_error(refusal);
+                let (number, message) = (code.grpc_number().to_string(), grpc_web::percent_encode(&message));
+                let headers: &[(&str, &str)] = &[
+                    ("Grpc-Accept-Encoding", "gzip"),
+                    ("Grpc-Status", &number),
+                    ("Grpc-Message", &message),
+                ];
+                self.write(&Answer {
+                    content_type,
+                    headers,
+                    ..Answer::empty(200, connection)
+                })
+            }
+        }
+    }
+
+    /// A refusal in plain HTTP.
+    fn write_plain(&mut self, handled: &Handled, head_only: bool, connection: Connection) -> u16 {
+        let Err(refusal) = &handled.result else { return 200 };
+        let text;
+        let answer = match refusal {
+            Refusal::NotFound => Answer::not_found(connection),
+            Refusal::MethodNotAllowed => Answer::method_not_allowed(connection),
+            Refusal::Redirect(location) => Answer::moved(location, connection),
+            Refusal::UnsupportedMediaType => Answer {
+                headers: &[("Accept-Post", ACCEPT_POST)],
+                ..Answer::empty(415, connection)
+            },
+            Refusal::Because {
+                status,
+                message,
+                retry_after,
+                ..
+            } => {
+                text = format!("{message}\n");
+                let answer = Answer::text(*status, text.as_bytes(), connection);
+                Answer {
+                    retry_after_secs: *retry_after,
+                    ..answer
+                }
+            }
+            Refusal::Relayed { status, .. } => {
+                text = format!("{}\n", reason_phrase(*status));
+                Answer::text(*status, text.as_bytes(), connection)
+            }
+            Refusal::Unanswered => Answer::text(500, b"Failed to process request\n", connection),
+        };
+        self.write(&if head_only { answer.for_head() } else { answer })
+    }
+
+    fn write(&mut self, answer: &Answer<'_>) -> u16 {
+        self.out.clear();
+        answer.write(&mut self.out);
+        answer.status
+    }
+
+    /// Sends `out`. Returns whether the client took it.
+    async fn send(&mut self) -> bool {
+        let deadline = clock::now().after(self.inbound.setup.plan.write_timeout);
+        self.watch.arm(deadline, Expiry::Stop);
+        let (sent, out) = self.write.write_all(std::mem::take(&mut self.out)).await;
+        self.out = out;
+        self.watch.disarm();
+        sent.is_ok()
+    }
+
+    async fn send_and_linger(&mut self) {
+        if self.send().await {
+            socket::stop_sending(self.fd);
+            self.watch.arm(clock::now().after(LINGER), Expiry::Stop);
+            self.inlet.linger().await;
+        }
+    }
+}
+
+/// Puts a push on every queue, and waits for its verdict where the policy says so.
+async fn offer(inbound: &Inbound, parts: PushParts) -> Result<(), Refusal> {
+    let setup = &inbound.setup;
+    let mode = match setup.plan.ack {
+        AckPolicy::Queued => AckMode::Detached,
+        AckPolicy::First => AckMode::First,
+        AckPolicy::All => AckMode::All,
+    };
+    let deadline = parts.client_deadline;
+    let push = Arc::new(Push::new(parts, mode, setup.fanout.len()));
+    setup.fanout.offer(&push)?;
+    if mode == AckMode::Detached {
+        return Ok(());
+    }
+    let verdict = match deadline {
+        Mono::NEVER => push.verdict().await,
+        deadline => {
+            let left = deadline.since(clock::now());
+            monoio::time::timeout(left, push.verdict())
+                .await
+                .map_err(|_| Refusal::deadline_exceeded())?
+        }
+    };
+    Refusal::from_verdict(verdict).map_or(Ok(()), Err)
+}
+
+/// A refusal as a Connect or gRPC error: code, message, and when to come back.
+fn connect_error(refusal: &Refusal) -> (Code, String, Option<u64>) {
+    match refusal {
+        Refusal::Because {
+            code,
+            message,
+            retry_after,
+            ..
+        } => (*code, message.clone(), *retry_after),
+        Refusal::Relayed { status, code } => {
+            let code = code.unwrap_or_else(|| Code::from_http_status(*status));
+            (code, format!("a destination answered {status}"), None)
+        }
+        Refusal::Unanswered => (Code::Unavailable, "no destination answered".into(), None),
+        other => (Code::Unknown, other.reason().replace('_', " "), None),
+    }
+}

@@ -1,0 +1,418 @@
+//! From a client's socket to a head and a body in segments, without copying the body.
+//!
+//! ```text
+//!   buffer   [ ....head....|..body so far..|   room   ]        body fits the room: go on receiving into it
+//!              ▲ start                      ▲ len              else: freeze it, receive the rest into a buffer
+//!                                                              of exactly the right size
+//!   segments  Bytes(buffer)[head..] , Bytes(rest)
+//! ```
+//! The first buffer of a request is as large as the connection's last request was, so requests of a steady size arrive in
+//! one piece. While a connection waits for a request it keeps that buffer for a second at most, then a small one.
+//!
+//! Memory: every buffer above [`BUFFER_BYTES_MIN`] is charged to `--memory-limit` from the moment it is taken, the small
+//! ones from the moment they hold a body. So what is not counted is at most [`BUFFER_BYTES_MIN`] per connection.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use monoio::buf::IoBufMut;
+use monoio::io::{AsyncReadRent, CancelableAsyncReadRent, OwnedReadHalf};
+use monoio::net::TcpStream;
+use smallvec::SmallVec;
+
+use super::tally::{CopySite, Tally};
+use crate::http::{
+    BodyError, ChunkLimits, ChunkedDecoder, Framing, HeadError, HeadLimits, HeadReader, Piece, Progress,
+    RequestHead,
+};
+use crate::runtime::pool::{self, BUFFER_BYTES_MIN, Buffer, Charge, MemoryBudget};
+use crate::runtime::sweeper::Watch;
+
+/// Largest first buffer of a request: bigger bodies get a buffer of their own size once their head is known.
+const FIRST_BYTES_MAX: usize = 256 << 10;
+/// Next buffer for a chunked body whose size nobody knows.
+const CHUNKED_BYTES: usize = 64 << 10;
+/// A chunk below this size is moved up to the one before it instead of becoming a segment (a segment costs 32 bytes, an
+/// iovec 16, and a reference count).
+const SEGMENT_BYTES_MIN: usize = 512;
+/// Room that is kept behind a request of the last size, for a query that grew.
+const HEADROOM: usize = 256;
+/// ECANCELED: the sweeper wants the buffer back.
+const CANCELED: i32 = 125;
+
+/// A body, in order.
+#[derive(Debug, Default)]
+pub struct Body {
+    /// The bytes.
+    pub segments: SmallVec<[Bytes; 4]>,
+    /// How many.
+    pub bytes: u64,
+}
+
+/// Why a request could not be received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReceiveError {
+    /// The client has closed between two requests, or we have.
+    #[error("the connection is closed")]
+    Closed,
+    /// The client has closed, or half-closed, in the middle of a request.
+    #[error("the request ended early: less arrived than its headers announced")]
+    Truncated,
+    /// The head is wrong or too large.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// The chunked framing is wrong.
+    #[error(transparent)]
+    Framing(#[from] BodyError),
+    /// Larger than `--body-limit`.
+    #[error("the body is larger than this gateway takes (--body-limit)")]
+    TooLarge,
+    /// `--memory-limit` is reached.
+    #[error("the gateway holds as many profiles as its memory limit allows; try again later")]
+    NoMemory,
+    /// The read timeout is over.
+    #[error("the request did not arrive in time (--read-timeout)")]
+    TimedOut,
+}
+
+/// The receiving side of one client connection.
+pub struct Inlet {
+    read: OwnedReadHalf<TcpStream>,
+    watch: Rc<Watch>,
+    memory: Arc<MemoryBudget>,
+    tally: Arc<Tally>,
+    reader: HeadReader,
+    buffer: Buffer,
+    charge: Option<Charge>,
+    /// `buffer[start..]` is the request at hand.
+    start: usize,
+    /// How large the next first buffer should be.
+    expected: usize,
+}
+
+impl Inlet {
+    /// Receives from `read`.
+    pub fn new(
+        read: OwnedReadHalf<TcpStream>,
+        watch: Rc<Watch>,
+        memory: Arc<MemoryBudget>,
+        tally: Arc<Tally>,
+    ) -> Self {
+        Self {
+            read,
+            watch,
+            memory,
+            tally,
+            reader: HeadReader::new(HeadLimits::default()),
+            buffer: Buffer::new(),
+            charge: None,
+            start: 0,
+            expected: BUFFER_BYTES_MIN,
+        }
+    }
+
+    /// Whether bytes of a further request are here already.
+    pub fn has_bytes(&self) -> bool {
+        self.start < self.buffer.len()
+    }
+
+    /// Waits for the first bytes of the next request.
+    pub async fn wait(&mut self) -> Result<(), ReceiveError> {
+        while !self.has_bytes() {
+            if self.buffer.capacity() == 0 || self.buffer.capacity() < self.expected {
+                self.replace_buffer(self.expected);
+            }
+            self.buffer.clear();
+            self.start = 0;
+            let (result, buffer) = {
+                let buffer = std::mem::take(&mut self.buffer);
+                let room = buffer.capacity();
+                let waiting = self
+                    .read
+                    .cancelable_read(buffer.slice_mut(0..room), self.watch.cancel_handle());
+                let (result, slice) = waiting.await;
+                (result, slice.into_inner())
+            };
+            self.buffer = buffer;
+            match result {
+                Ok(1..) => {}
+                Err(error) if error.raw_os_error() == Some(CANCELED) && !self.watch.expired() => {
+                    self.expected = BUFFER_BYTES_MIN;
+                    self.replace_buffer(BUFFER_BYTES_MIN);
+                }
+                _ => return Err(ReceiveError::Closed),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a head. The bytes it spans are [`Inlet::head_bytes`], until the body is received.
+    pub async fn head(&mut self) -> Result<RequestHead, ReceiveError> {
+        self.reader.reset();
+        loop {
+            match self.reader.read(&self.buffer[self.start..])? {
+                Progress::Complete(head) => return Ok(head),
+                Progress::Partial => {}
+            }
+            if self.buffer.len() == self.buffer.capacity() {
+                self.grow_head()?;
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// The bytes of the head at hand.
+    pub fn head_bytes(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    /// Whether all of the body of `head` is here already.
+    pub fn has_whole_body(&self, head: &RequestHead) -> bool {
+        match head.framing {
+            Framing::Length(bytes) => (self.buffer.len() - self.start - head.bytes) as u64 >= bytes,
+            Framing::Chunked => false,
+        }
+    }
+
+    /// Receives the body of `head`, of at most `limit` bytes.
+    pub async fn body(&mut self, head: &RequestHead, limit: u64) -> Result<Body, ReceiveError> {
+        let body = match head.framing {
+            Framing::Length(0) => {
+                self.start += head.bytes;
+                Body::default()
+            }
+            Framing::Length(bytes) if bytes > limit => return Err(ReceiveError::TooLarge),
+            Framing::Length(bytes) => {
+                let bytes = usize::try_from(bytes).map_err(|_| ReceiveError::TooLarge)?;
+                self.expected = (head.bytes + bytes + HEADROOM).clamp(BUFFER_BYTES_MIN, FIRST_BYTES_MAX);
+                self.body_of_length(head.bytes, bytes).await?
+            }
+            Framing::Chunked => {
+                let body = self.body_of_chunks(head.bytes, limit).await?;
+                let total = usize::try_from(body.bytes)
+                    .unwrap_or(usize::MAX)
+                    .saturating_add(head.bytes + HEADROOM);
+                self.expected = total.clamp(BUFFER_BYTES_MIN, FIRST_BYTES_MAX);
+                body
+            }
+        };
+        self.tally.received(body.bytes);
+        Ok(body)
+    }
+
+    /// Reads and throws away the body of `head`, so that the connection can carry another request.
+    pub async fn skip_body(&mut self, head: &RequestHead) -> Result<(), ReceiveError> {
+        self.start += head.bytes;
+        let Framing::Length(mut left) = head.framing else {
+            return Err(ReceiveError::Closed);
+        };
+        loop {
+            let here = left.min((self.buffer.len() - self.start) as u64);
+            self.start += usize::try_from(here).unwrap_or(usize::MAX);
+            left -= here;
+            if left == 0 {
+                return Ok(());
+            }
+            self.buffer.clear();
+            self.start = 0;
+            self.fill().await?;
+        }
+    }
+
+    /// Reads and throws away whatever still comes, until the client closes or the watch's deadline ends it: closing a
+    /// socket with unread bytes would reset it and take our last answer along.
+    pub async fn linger(&mut self) {
+        loop {
+            self.buffer.clear();
+            self.start = 0;
+            if self.buffer.capacity() == 0 {
+                self.buffer = pool::acquire(BUFFER_BYTES_MIN);
+            }
+            if self.fill().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn body_of_length(&mut self, head_bytes: usize, bytes: usize) -> Result<Body, ReceiveError> {
+        let body_start = self.start + head_bytes;
+        let body_end = body_start + bytes;
+        self.charge_buffer()?;
+        let mut segments = SmallVec::new();
+        if body_end <= self.buffer.capacity() {
+            while self.buffer.len() < body_end {
+                self.fill().await?;
+            }
+            segments.push(self.freeze(body_end).slice(body_start..body_end));
+        } else {
+            let here = self.buffer.len() - body_start;
+            let rest = bytes - here;
+            let charge = self
+                .memory
+                .try_charge(pool::capacity_for(rest))
+                .ok_or(ReceiveError::NoMemory)?;
+            if here > 0 {
+                let end = self.buffer.len();
+                segments.push(self.freeze(end).slice(body_start..end));
+            } else {
+                pool::release(std::mem::take(&mut self.buffer));
+            }
+            self.buffer = pool::acquire(rest);
+            self.charge = Some(charge);
+            while self.buffer.len() < rest {
+                // Never beyond the body, so that nothing of the next request has to be moved.
+                self.fill_to(rest).await?;
+            }
+            segments.push(self.freeze(rest));
+        }
+        Ok(Body {
+            segments,
+            bytes: bytes as u64,
+        })
+    }
+
+    async fn body_of_chunks(&mut self, head_bytes: usize, limit: u64) -> Result<Body, ReceiveError> {
+        let mut decoder = ChunkedDecoder::new(ChunkLimits::default());
+        let mut body = Body::default();
+        let mut at = self.start + head_bytes;
+        self.charge_buffer()?;
+        loop {
+            let mut pieces: SmallVec<[std::ops::Range<usize>; 16]> = SmallVec::new();
+            let end = loop {
+                match decoder.next(&self.buffer[at..])? {
+                    Piece::Data(range) => {
+                        let range = at + range.start..at + range.end;
+                        at = range.end;
+                        body.bytes += range.len() as u64;
+                        if body.bytes > limit {
+                            return Err(ReceiveError::TooLarge);
+                        }
+                        self.add_piece(&mut pieces, range);
+                    }
+                    Piece::Starved => break None,
+                    Piece::End(used) => break Some(at + used),
+                }
+            };
+            if !pieces.is_empty() {
+                let frozen = self.freeze(end.unwrap_or(self.buffer.len()));
+                body.segments
+                    .extend(pieces.into_iter().map(|piece| frozen.slice(piece)));
+            } else if let Some(end) = end {
+                self.start = end;
+            }
+            if end.is_some() {
+                return Ok(body);
+            }
+            if self.buffer.capacity() == 0 {
+                let want = CHUNKED_BYTES.max(self.expected);
+                let charge = self
+                    .memory
+                    .try_charge(pool::capacity_for(want))
+                    .ok_or(ReceiveError::NoMemory)?;
+                self.buffer = pool::acquire(want);
+                self.charge = Some(charge);
+            }
+            self.buffer.clear();
+            self.start = 0;
+            at = 0;
+            self.fill().await?;
+        }
+    }
+
+    /// Adds a chunk's bytes as a segment, or moves them up to the piece before when they are few.
+    fn add_piece(
+        &mut self,
+        pieces: &mut SmallVec<[std::ops::Range<usize>; 16]>,
+        range: std::ops::Range<usize>,
+    ) {
+        match pieces.last_mut() {
+            Some(last) if range.len() < SEGMENT_BYTES_MIN => {
+                self.tally.copied(CopySite::TinyChunks, range.len());
+                let end = last.end + range.len();
+                self.buffer.copy_within(range, last.end);
+                last.end = end;
+            }
+            _ => pieces.push(range),
+        }
+    }
+
+    /// Makes the buffer immutable. What lies behind `end` belongs to the next request and moves to a new buffer.
+    fn freeze(&mut self, end: usize) -> Bytes {
+        let buffer = std::mem::take(&mut self.buffer);
+        let charge = self.charge.take();
+        self.start = 0;
+        if end < buffer.len() {
+            let next = &buffer[end..];
+            self.tally.copied(CopySite::Pipelined, next.len());
+            self.replace_buffer(self.expected.max(next.len()));
+            self.buffer.extend_from_slice(next);
+        }
+        pool::freeze(buffer, charge)
+    }
+
+    /// Charges the buffer at hand, which is about to hold a body.
+    fn charge_buffer(&mut self) -> Result<(), ReceiveError> {
+        if self.charge.is_none() {
+            let charge = self.memory.try_charge(self.buffer.capacity());
+            self.charge = Some(charge.ok_or(ReceiveError::NoMemory)?);
+        }
+        Ok(())
+    }
+
+    /// Takes an empty buffer for `want` bytes, or a small one where memory is short.
+    fn replace_buffer(&mut self, want: usize) {
+        pool::release(std::mem::take(&mut self.buffer));
+        self.charge = None;
+        self.start = 0;
+        if want > BUFFER_BYTES_MIN {
+            self.charge = self.memory.try_charge(pool::capacity_for(want));
+        }
+        self.buffer = pool::acquire(if self.charge.is_some() {
+            want
+        } else {
+            BUFFER_BYTES_MIN
+        });
+    }
+
+    /// Moves a head that has outgrown its buffer into one of twice the size. The head limits bound it.
+    fn grow_head(&mut self) -> Result<(), ReceiveError> {
+        let here = self.buffer.len() - self.start;
+        let want = (here * 2).max(BUFFER_BYTES_MIN);
+        let charge = self
+            .memory
+            .try_charge(pool::capacity_for(want))
+            .ok_or(ReceiveError::NoMemory)?;
+        let mut larger = pool::acquire(want);
+        larger.extend_from_slice(&self.buffer[self.start..]);
+        self.tally.copied(CopySite::HeadGrowth, here);
+        pool::release(std::mem::replace(&mut self.buffer, larger));
+        self.charge = Some(charge);
+        self.start = 0;
+        Ok(())
+    }
+
+    async fn fill(&mut self) -> Result<(), ReceiveError> {
+        self.fill_to(self.buffer.capacity()).await
+    }
+
+    /// Receives behind what is there, up to `end`.
+    async fn fill_to(&mut self, end: usize) -> Result<(), ReceiveError> {
+        let buffer = std::mem::take(&mut self.buffer);
+        let start = buffer.len();
+        let (result, slice): (io::Result<usize>, _) = self.read.read(buffer.slice_mut(start..end)).await;
+        self.buffer = slice.into_inner();
+        match result {
+            Ok(1..) => Ok(()),
+            _ if self.watch.expired() => Err(ReceiveError::TimedOut),
+            _ => Err(ReceiveError::Truncated),
+        }
+    }
+}
+
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        pool::release(std::mem::take(&mut self.buffer));
+    }
+}

@@ -1,0 +1,270 @@
+//! From a client's socket to parcels, and the answer back.
+//!
+//! One core: [`Inbound::start`] accepts on its own listeners and spawns a task per connection ([`client`]), which receives
+//! ([`inlet`]), understands ([`understand`]), offers to the fan-out and answers. What happened is counted in [`tally`].
+//!
+//! At the connection limit the longest-idle connection of this core is closed to make room; when none is idle the new
+//! client waits, at most [`ROOM_WAIT`], and is then told 503, so nobody hangs. Clients behind it wait in the kernel's
+//! backlog.
+
+pub mod client;
+pub mod inlet;
+pub mod tally;
+mod understand;
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use monoio::io::AsyncWriteRentExt;
+use monoio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+use crate::config::Plan;
+use crate::fanout::Fanout;
+use crate::http::{Answer, Connection};
+use crate::profile::labels::LabelRules;
+use crate::runtime::clock::{self, Mono};
+use crate::runtime::phase::{self, Phase, PhaseReceiver};
+use crate::runtime::pool::MemoryBudget;
+use crate::runtime::socket;
+use crate::runtime::sweeper::Sweeper;
+use tally::Tally;
+
+/// How long a client beyond the connection limit waits for room.
+pub const ROOM_WAIT: Duration = Duration::from_secs(5);
+/// How long the clients behind it wait, once one has waited in vain.
+const ROOM_WAIT_CROWDED: Duration = Duration::from_millis(100);
+/// What `Retry-After` says when something is full, in seconds.
+pub const RETRY_AFTER_SECS: u64 = 5;
+/// Pause after accept failed for want of descriptors or memory: they come back when connections close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Such failures are logged at most this often.
+const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// After the shutdown has begun, how long nobody may have come for the listener to close.
+const LAST_ACCEPT_WAIT: Duration = Duration::from_millis(5);
+
+/// Client connections of the whole process.
+#[derive(Debug)]
+pub struct Connections {
+    open: AtomicUsize,
+    limit: usize,
+    room: Notify,
+}
+
+impl Connections {
+    /// None yet, at most `limit`.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            open: AtomicUsize::new(0),
+            limit,
+            room: Notify::new(),
+        }
+    }
+
+    /// Open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// `--conn-limit`.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    fn try_enter(self: &Arc<Self>) -> Option<Place> {
+        let entered = self
+            .open
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
+                (open < self.limit).then_some(open + 1)
+            });
+        entered.ok().map(|_| Place {
+            connections: self.clone(),
+        })
+    }
+}
+
+/// One connection's place under the limit, given back on drop.
+pub struct Place {
+    connections: Arc<Connections>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let before = self.connections.open.fetch_sub(1, Ordering::AcqRel);
+        if before >= self.connections.limit {
+            self.connections.room.notify_one();
+        }
+    }
+}
+
+/// What every inbound core shares. Made on the control plane.
+#[derive(Clone)]
+pub struct InboundSetup {
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// The operator's part of the label rules.
+    pub rules: Arc<LabelRules>,
+    /// All destinations.
+    pub fanout: Arc<Fanout>,
+    /// `--memory-limit`.
+    pub memory: Arc<MemoryBudget>,
+    /// `--conn-limit`.
+    pub connections: Arc<Connections>,
+    /// This core's counters.
+    pub tally: Arc<Tally>,
+    /// How far the process is.
+    pub phase: PhaseReceiver,
+}
+
+/// The inbound role of one core.
+pub struct Inbound {
+    setup: InboundSetup,
+    sweeper: Rc<Sweeper>,
+    draining: Cell<bool>,
+}
+
+impl Inbound {
+    /// Accepts on `listeners` until the process drains.
+    ///
+    /// # Errors
+    /// When the runtime cannot take over a listener.
+    pub fn start(
+        setup: InboundSetup,
+        listeners: Vec<std::net::TcpListener>,
+        sweeper: Rc<Sweeper>,
+    ) -> io::Result<Rc<Self>> {
+        let inbound = Rc::new(Self {
+            setup,
+            sweeper,
+            draining: Cell::new(false),
+        });
+        for listener in listeners {
+            let listener = TcpListener::from_std(listener)?;
+            monoio::spawn(inbound.clone().accept(listener));
+        }
+        monoio::spawn(inbound.clone().follow_phase());
+        Ok(inbound)
+    }
+
+    /// Whether a shutdown has begun: answers then close their connection.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    async fn follow_phase(self: Rc<Self>) {
+        let mut phase = self.setup.phase.clone();
+        phase::reached(&mut phase, Phase::Draining).await;
+        self.draining.set(true);
+        self.sweeper.close_idle();
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener) {
+        let mut phase = self.setup.phase.clone();
+        let mut crowded = false;
+        let mut logged_until = Mono::default();
+        // One accept is always under way and never abandoned: an abandoned one could take a client with it.
+        let mut accepting = pin!(listener.accept());
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                accepted = &mut accepting => accepted,
+                () = phase::reached(&mut phase, Phase::Draining) => break,
+            };
+            accepting.set(listener.accept());
+            match accepted {
+                Ok((stream, _)) => crowded = self.clone().admit(stream, crowded).await,
+                Err(error) => {
+                    self.setup.tally.refused("accept_failed");
+                    let now = clock::now();
+                    if now >= logged_until {
+                        logged_until = now.after(ACCEPT_LOG_EVERY);
+                        tracing::error!(%error, "cannot accept connections, they wait; raise the limit of open files");
+                    }
+                    monoio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        // Clients whose handshake the kernel has finished already are not left behind.
+        while let Ok(Ok((stream, _))) = monoio::time::timeout(LAST_ACCEPT_WAIT, accepting.as_mut()).await {
+            accepting.set(listener.accept());
+            self.clone().admit(stream, true).await;
+        }
+    }
+
+    /// Serves the connection, or refuses it when there is no room. Returns whether there was none.
+    async fn admit(self: Rc<Self>, stream: TcpStream, crowded: bool) -> bool {
+        match self.find_place(crowded).await {
+            Some(place) => {
+                monoio::spawn(client::serve(stream, self, place));
+                false
+            }
+            None => {
+                self.setup.tally.refused("connection_limit");
+                monoio::spawn(refuse_connection(stream));
+                true
+            }
+        }
+    }
+
+    async fn find_place(&self, crowded: bool) -> Option<Place> {
+        let connections = &self.setup.connections;
+        let patience = if crowded { ROOM_WAIT_CROWDED } else { ROOM_WAIT };
+        let waiting = async {
+            loop {
+                if let Some(place) = connections.try_enter() {
+                    return place;
+                }
+                let room = connections.room.notified();
+                self.sweeper.close_longest_idle();
+                // A place given back by another core between the two lines above rings nobody: look again soon.
+                let _ = monoio::time::timeout(Duration::from_millis(20), room).await;
+            }
+        };
+        if let Some(place) = connections.try_enter() {
+            return Some(place);
+        }
+        monoio::time::timeout(patience, waiting).await.ok()
+    }
+}
+
+/// Tells a client that there is no room. It has sent nothing that was read, so nothing is lost.
+async fn refuse_connection(mut stream: TcpStream) {
+    let mut answer = Vec::new();
+    let text = b"too many connections (--conn-limit); try again later\n";
+    Answer::unavailable(text, RETRY_AFTER_SECS, Connection::Close).write(&mut answer);
+    let sending = async {
+        let _ = stream.write_all(answer).await;
+        socket::stop_sending(stream.as_raw_fd());
+        // Closing with unread bytes would reset the connection and take the answer along.
+        let (mut buffer, mut left) = (vec![0u8; 4096], 64);
+        while left > 0 {
+            let (read, back) = monoio::io::AsyncReadRent::read(&mut stream, buffer).await;
+            buffer = back;
+            left = if matches!(read, Ok(1..)) { left - 1 } else { 0 };
+        }
+    };
+    let _ = monoio::time::timeout(Duration::from_secs(1), sending).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_never_more_than_the_limit() {
+        let connections = Arc::new(Connections::new(2));
+        let first = connections.try_enter();
+        let second = connections.try_enter();
+        assert!(first.is_some() && second.is_some() && connections.try_enter().is_none());
+        drop(first);
+        assert_eq!(connections.open(), 1);
+        assert!(connections.try_enter().is_some());
+    }
+}

@@ -1,0 +1,212 @@
+//! What one inbound core counts. It alone writes; the admin page reads and sums over cores.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use crate::http::Method;
+use crate::runtime::histogram::{Histogram, Reading, add};
+
+/// Buckets of `pyroscope_receive_http_request_duration_seconds`, as in Alloy (WIRE.md 5.4), in seconds.
+const DURATION_BOUNDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0,
+];
+/// Statuses 100 to 599.
+const STATUSES: usize = 500;
+
+type ByStatus = [OnceLock<Box<Histogram<14>>>; STATUSES];
+
+/// The `route` label (WIRE.md 5.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteLabel {
+    /// `/ingest` and its alias.
+    Ingest,
+    /// The Push procedure.
+    Push,
+    /// 404, 405, redirects, and what never got as far as a route.
+    Other,
+}
+
+impl RouteLabel {
+    const ALL: [Self; 3] = [Self::Ingest, Self::Push, Self::Other];
+
+    /// The label's text.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Push => "push_v1_pusherservice",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// The `method` label. Bounded: an invented method counts as `OTHER`.
+const METHODS: [(Method, &str); 7] = [
+    (Method::Get, "GET"),
+    (Method::Head, "HEAD"),
+    (Method::Post, "POST"),
+    (Method::Put, "PUT"),
+    (Method::Delete, "DELETE"),
+    (Method::Options, "OPTIONS"),
+    (Method::Other, "OTHER"),
+];
+
+/// Where body bytes were copied in user space. None of these is on the plain path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopySite {
+    /// A pipelined request's first bytes, moved out of the buffer of the request before it.
+    Pipelined,
+    /// Chunks too small to be segments of their own, moved together in place.
+    TinyChunks,
+    /// A head that outgrew its buffer, and body bytes behind it.
+    HeadGrowth,
+}
+
+impl CopySite {
+    /// Every site, in the order of its index.
+    pub const ALL: [(Self, &'static str); 3] = [
+        (Self::Pipelined, "pipelined"),
+        (Self::TinyChunks, "tiny_chunks"),
+        (Self::HeadGrowth, "head_growth"),
+    ];
+}
+
+/// One core's counters.
+#[derive(Debug)]
+pub struct Tally {
+    durations: [[OnceLock<Box<ByStatus>>; METHODS.len()]; 3],
+    received: AtomicU64,
+    copied: [AtomicU64; CopySite::ALL.len()],
+    refused: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// One line of the request histogram.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    /// `method` label.
+    pub method: &'static str,
+    /// `route` label.
+    pub route: &'static str,
+    /// `status_code` label.
+    pub status: u16,
+    /// The durations.
+    pub durations: Reading,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            durations: [const { [const { OnceLock::new() }; METHODS.len()] }; 3],
+            received: AtomicU64::new(0),
+            copied: [const { AtomicU64::new(0) }; CopySite::ALL.len()],
+            refused: Mutex::default(),
+        }
+    }
+}
+
+impl Tally {
+    /// A request was answered.
+    pub fn answered(&self, method: Method, route: RouteLabel, status: u16, took: Duration) {
+        let method = METHODS
+            .iter()
+            .position(|(known, _)| *known == method)
+            .unwrap_or(METHODS.len() - 1);
+        let statuses = self.durations[route as usize][method]
+            .get_or_init(|| Box::new([const { OnceLock::new() }; STATUSES]));
+        let place = usize::from(status.clamp(100, 599) - 100);
+        statuses[place]
+            .get_or_init(|| Box::new(Histogram::new(&DURATION_BOUNDS)))
+            .observe(took);
+    }
+
+    /// A request was refused. `reason` is one of a fixed set of labels.
+    pub fn refused(&self, reason: &'static str) {
+        *self.refusals().entry(reason).or_default() += 1;
+    }
+
+    /// Body bytes came in.
+    pub fn received(&self, bytes: u64) {
+        add(&self.received, bytes);
+    }
+
+    /// Body bytes were copied in user space.
+    pub fn copied(&self, site: CopySite, bytes: usize) {
+        add(&self.copied[site as usize], bytes as u64);
+    }
+
+    /// All request histograms with observations.
+    pub fn requests(&self) -> Vec<Requests> {
+        let mut lines = Vec::new();
+        for route in RouteLabel::ALL {
+            for ((_, method), statuses) in METHODS.iter().zip(&self.durations[route as usize]) {
+                let Some(statuses) = statuses.get() else { continue };
+                for (status, histogram) in (100..).zip(statuses.iter()) {
+                    if let Some(histogram) = histogram.get() {
+                        let durations = histogram.read();
+                        lines.push(Requests {
+                            method,
+                            route: route.text(),
+                            status,
+                            durations,
+                        });
+                    }
+                }
+            }
+        }
+        lines
+    }
+
+    /// Refusals by reason.
+    pub fn refused_by_reason(&self) -> BTreeMap<&'static str, u64> {
+        self.refusals().clone()
+    }
+
+    /// Body bytes received.
+    pub fn received_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Body bytes copied, by site.
+    pub fn copied_bytes(&self) -> [(&'static str, u64); CopySite::ALL.len()] {
+        CopySite::ALL.map(|(site, label)| (label, self.copied[site as usize].load(Ordering::Relaxed)))
+    }
+
+    fn refusals(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u64>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_by_their_labels() {
+        let tally = Tally::default();
+        tally.answered(Method::Post, RouteLabel::Ingest, 200, Duration::from_millis(1));
+        tally.answered(Method::Post, RouteLabel::Ingest, 200, Duration::from_millis(1));
+        tally.answered(Method::Get, RouteLabel::Other, 404, Duration::from_millis(1));
+        tally.answered(Method::Post, RouteLabel::Push, 999, Duration::from_millis(1));
+        let lines: Vec<_> = tally
+            .requests()
+            .iter()
+            .map(|r| (r.method, r.route, r.status, r.durations.count()))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                ("POST", "ingest", 200, 2),
+                ("POST", "push_v1_pusherservice", 599, 1),
+                ("GET", "other", 404, 1)
+            ]
+        );
+    }
+
+    #[test]
+    fn sites_are_listed_in_the_order_of_their_index() {
+        for (index, (site, _)) in CopySite::ALL.iter().enumerate() {
+            assert_eq!(*site as usize, index);
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! What a request means: from a head and a body to the parts of a push, or a refusal.
+//!
+//! Everything that can be refused at once is refused here, before or after the body as early as it can be known. The one
+//! place where errors become answers is [`Refusal`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::inlet::{Body, ReceiveError};
+use crate::fanout::{OfferRefused, Verdict};
+use crate::http::RequestHead;
+use crate::profile::connect::{self, Code, Codec, Protocol, Timeout};
+use crate::profile::grpc_web;
+use crate::profile::inflate::{InflateError, gunzip};
+use crate::profile::json::{self, JsonLimits};
+use crate::profile::labels::{LabelLimits, LabelRules};
+use crate::profile::push::{RejectedSeries, Spliced, splice};
+use crate::profile::{grpc_web::FrameError, ingest};
+use crate::runtime::pool::{Charge, MemoryBudget, hold_charges};
+
+/// Why a request is not served. One variant per kind of answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// 404.
+    NotFound,
+    /// 405.
+    MethodNotAllowed,
+    /// 301 to a clean path.
+    Redirect(Vec<u8>),
+    /// 415 on the Push route.
+    UnsupportedMediaType,
+    /// Anything else: a status for `/ingest`, a code for Push, and a sentence for the client.
+    Because {
+        /// HTTP status where the protocol is plain HTTP.
+        status: u16,
+        /// Connect or gRPC code where it is one of those.
+        code: Code,
+        /// The metric label.
+        reason: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+        /// Whether to come back later, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// A destination's answer under `--ack first|all`.
+    Relayed {
+        /// Its HTTP status.
+        status: u16,
+        /// Its Connect code.
+        code: Option<Code>,
+    },
+    /// No destination answered, under `--ack first|all`.
+    Unanswered,
+}
+
+impl Refusal {
+    fn bad_request(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::because(400, Code::InvalidArgument, reason, message)
+    }
+
+    fn because(status: u16, code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Self::Because {
+            status,
+            code,
+            reason,
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    fn busy(reason: &'static str, message: &str) -> Self {
+        Self::Because {
+            status: 503,
+            code: Code::Unavailable,
+            reason,
+            message: message.into(),
+            retry_after: Some(super::RETRY_AFTER_SECS),
+        }
+    }
+
+    /// The bad path of a request line.
+    pub fn malformed_path() -> Self {
+        Self::bad_request(
+            "path_malformed",
+            "the path has a bad percent-escape or a control character",
+        )
+    }
+
+    /// The metric label.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::Redirect(_) => "redirect",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::Because { reason, .. } => reason,
+            Self::Relayed { .. } => "relayed",
+            Self::Unanswered => "unanswered",
+        }
+    }
+
+    /// The answer to a verdict other than success.
+    pub fn from_verdict(verdict: Verdict) -> Option<Self> {
+        match verdict {
+            Verdict::Accepted => None,
+            Verdict::Relayed { status, code } => Some(Self::Relayed { status, code }),
+            Verdict::Unanswered => Some(Self::Unanswered),
+        }
+    }
+
+    /// The client's own deadline has passed while destinations were still asked.
+    pub fn deadline_exceeded() -> Self {
+        Self::because(
+            504,
+            Code::DeadlineExceeded,
+            "deadline_exceeded",
+            "the deadline of the request has passed",
+        )
+    }
+
+    /// Series that were left out while the others went on (row 99).
+    pub fn from_rejected(rejected: &[RejectedSeries], count: u32) -> Option<Self> {
+        let first = rejected.first()?;
+        let code = first.reason.code();
+        let message = format!(
+            "series {} was refused: {} ({count} refused in all)",
+            first.index, first.reason
+        );
+        Some(Self::because(
+            code.http_status(),
+            code,
+            first.reason.label(),
+            message,
+        ))
+    }
+}
+
+impl From<ReceiveError> for Refusal {
+    fn from(error: ReceiveError) -> Self {
+        let message = error.to_string();
+        match error {
+            ReceiveError::Closed | ReceiveError::Truncated => {
+                Self::because(400, Code::Canceled, "truncated", message)
+            }
+            ReceiveError::Head(error) => {
+                Self::because(error.status(), Code::InvalidArgument, error.label(), message)
+            }
+            ReceiveError::Framing(error) => {
+                Self::because(error.status(), Code::InvalidArgument, error.label(), message)
+            }
+            ReceiveError::TooLarge => Self::because(413, Code::ResourceExhausted, "body_too_large", message),
+            ReceiveError::NoMemory => Self::busy("memory_limit", &message),
+            ReceiveError::TimedOut => Self::because(408, Code::DeadlineExceeded, "read_timeout", message),
+        }
+    }
+}
+
+impl From<OfferRefused> for Refusal {
+    fn from(refused: OfferRefused) -> Self {
+        match refused {
+            OfferRefused::QueueFull => Self::busy(
+                "queue_full",
+                "the queue of a destination is full and may not overflow (--overflow refuse); try again later",
+            ),
+        }
+    }
+}
+
+impl From<FrameError> for Refusal {
+    fn from(error: FrameError) -> Self {
+        Self::because(
+            error.code().http_status(),
+            error.code(),
+            "grpc_web_frame",
+            error.to_string(),
+        )
+    }
+}
+
+/// How a Push client is to be spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dress {
+    /// Its content type, which the answer repeats.
+    pub codec: Codec,
+    /// Whether its message is gzipped (Connect: the whole body).
+    pub gzip_request: bool,
+    /// Whether the answer is.
+    pub gzip_answer: bool,
+    /// How long the client waits.
+    pub timeout: Option<Duration>,
+}
+
+/// Reads the headers of a Push.
+///
+/// # Errors
+/// 415, or the code that WIRE.md 3.2 and 3.5 give for a bad header. The dress, where known, comes along so that the
+/// refusal is spoken in it.
+pub fn dress(head: &RequestHead, bytes: &[u8]) -> Result<Dress, (Option<Dress>, Refusal)> {
+    let codec =
+        Codec::parse(head.value(bytes, "content-type")).filter(|codec| codec.protocol() != Protocol::Grpc);
+    let Some(codec) = codec else {
+        return Err((None, Refusal::UnsupportedMediaType));
+    };
+    let is_web = codec.protocol() == Protocol::GrpcWeb;
+    let (encoding, accept) = if is_web {
+        (
+            head.value(bytes, "grpc-encoding"),
+            head.value(bytes, "grpc-accept-encoding"),
+        )
+    } else {
+        (
+            head.value(bytes, "content-encoding"),
+            head.value(bytes, "accept-encoding"),
+        )
+    };
+    let plain = Dress {
+        codec,
+        gzip_request: false,
+        gzip_answer: false,
+        timeout: None,
+    };
+    let refuse = |code: Code, reason, text: String| {
+        (
+            Some(plain),
+            Refusal::because(code.http_status(), code, reason, text),
+        )
+    };
+    let gzip_request = connect::is_gzip_encoded(encoding)
+        .map_err(|error| refuse(error.code(), "unsupported_encoding", error.to_string()))?;
+    if !is_web {
+        connect::check_version(head.value(bytes, "connect-protocol-version"))
+            .map_err(|error| refuse(error.code(), "connect_version", error.to_string()))?;
+    }
+    let timeout = if is_web {
+        grpc_web::parse_timeout(head.value(bytes, "grpc-timeout"))
+            .map_err(|error| refuse(error.code(), "timeout_malformed", error.to_string()))?
+    } else {
+        match connect::parse_timeout(head.value(bytes, "connect-timeout-ms"))
+            .map_err(|error| refuse(error.code(), "timeout_malformed", error.to_string()))?
+        {
+            Timeout::None => None,
+            Timeout::Expired => Some(Duration::ZERO),
+            Timeout::Ms(ms) => Some(Duration::from_millis(ms)),
+        }
+    };
+    if timeout == Some(Duration::ZERO) {
+        return Err((Some(plain), Refusal::deadline_exceeded()));
+    }
+    Ok(Dress {
+        codec,
+        gzip_request,
+        gzip_answer: gzip_request || connect::accepts_gzip(accept),
+        timeout,
+    })
+}
+
+/// The outgoing query of `/ingest` under the label rules.
+///
+/// # Errors
+/// 400 with the grammar's own words (rows 34, 35 (D)).
+pub fn ingest_query(query: &[u8], rules: &LabelRules) -> Result<Bytes, Refusal> {
+    let mut out = Vec::with_capacity(query.len() + 64);
+    ingest::rewrite_query(query, rules, &LabelLimits::default(), &mut out).map_err(|error| {
+        Refusal::because(
+            error.status(),
+            Code::InvalidArgument,
+            error.reason(),
+            error.message(),
+        )
+    })?;
+    Ok(Bytes::from(out))
+}
+
+/// The body of a Push as the destinations get it: unframed, inflated, as protobuf, its labels rewritten.
+///
+/// # Errors
+/// The codes of WIRE.md 3.2 to 3.5.
+pub fn push_body(
+    body: Body,
+    dress: Dress,
+    rules: &LabelRules,
+    body_limit: u64,
+    memory: &Arc<MemoryBudget>,
+) -> Result<Spliced, Refusal> {
+    let mut segments = body.segments;
+    let mut is_gzipped = dress.gzip_request && body.bytes > 0;
+    if dress.codec.protocol() == Protocol::GrpcWeb {
+        let message = grpc_web::unframe(&segments, dress.gzip_request)?;
+        is_gzipped = message.compressed;
+        segments = message.segments;
+    }
+    if is_gzipped {
+        segments = inflate(&segments, body_limit, memory)?;
+    }
+    if dress.codec.is_json() {
+        segments = json_to_proto(&segments, memory)?;
+    }
+    splice(&segments, rules, &LabelLimits::default()).map_err(|error| {
+        Refusal::because(
+            error.code().http_status(),
+            error.code(),
+            "protobuf_malformed",
+            error.to_string(),
+        )
+    })
+}
+
+fn inflate(
+    segments: &[Bytes],
+    body_limit: u64,
+    memory: &Arc<MemoryBudget>,
+) -> Result<SmallVec<[Bytes; 4]>, Refusal> {
+    let mut charges: Vec<Charge> = Vec::new();
+    let inflated = gunzip(
+        segments,
+        body_limit,
+        &mut |bytes| match memory.try_charge(bytes) {
+            Some(charge) => {
+                charges.push(charge);
+                true
+            }
+            None => false,
+        },
+    );
+    let charges = Arc::new(charges);
+    match inflated {
+        Ok(blocks) => Ok(blocks
+            .into_iter()
+            .map(|block| hold_charges(block, &charges))
+            .collect()),
+        Err(InflateError::NoMemory) => Err(ReceiveError::NoMemory.into()),
+        Err(error @ InflateError::TooLarge) => Err(Refusal::because(
+            413,
+            Code::ResourceExhausted,
+            "body_too_large",
+            error.to_string(),
+        )),
+        Err(error) => Err(Refusal::bad_request("gzip_corrupt", error.to_string())),
+    }
+}
+
+fn json_to_proto(segments: &[Bytes], memory: &Arc<MemoryBudget>) -> Result<SmallVec<[Bytes; 4]>, Refusal> {
+    let bytes: usize = segments.iter().map(Bytes::len).sum();
+    // The text joined, and the protobuf, which is never longer.
+    let charge = memory.try_charge(bytes * 2).ok_or(ReceiveError::NoMemory)?;
+    let joined;
+    let text: &[u8] = match segments {
+        [one] => one,
+        many => {
+            joined = many.concat();
+            &joined
+        }
+    };
+    let proto = json::to_proto(text, &JsonLimits::default()).map_err(|error| {
+        Refusal::because(
+            error.code().http_status(),
+            error.code(),
+            "json_malformed",
+            error.to_string(),
+        )
+    })?;
+    Ok([hold_charges(Bytes::from(proto), &Arc::new(vec![charge]))]
+        .into_iter()
+        .collect())
+}
