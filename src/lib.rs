@@ -11,8 +11,10 @@
 //! profile → http → runtime`; everyone may read `config`; `inbound` and `outbound` never meet, the ticket is the only way
 //! back. `http`, `profile` and `config` do no I/O and read no clock.
 
+pub mod cmd;
 pub mod config;
 pub mod fanout;
+pub mod gateway;
 pub mod http;
 pub mod inbound;
 pub mod outbound;

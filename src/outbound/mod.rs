@@ -10,6 +10,7 @@ pub mod classify;
 pub mod connection;
 pub mod desk;
 pub mod destination;
+pub mod dns;
 mod gather;
 pub mod head;
 pub mod health;

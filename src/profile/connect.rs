@@ -1,5 +1,6 @@
 //! The Connect protocol's dress around a unary call (WIRE.md 3.2, 3.3): codes, error bodies, content types,
-//! timeouts and compression headers. Not responsible for messages (`push`, `json`) or gRPC-Web frames (`grpc_web`).
+//! timeouts and compression headers. Not responsible for messages (`push`, `json`) or gRPC-Web frames
+//! (`grpc_web`).
 
 use std::borrow::Cow;
 use std::io::Write as _;
@@ -15,9 +16,6 @@ pub const ACCEPT_POST: &str = "application/grpc, application/grpc+json, applicat
 pub const EMPTY_GZIP: [u8; 23] = [
     0x1f, 0x8b, 0x08, 0, 0, 0, 0, 0, 0, 0xff, 0x01, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, //
 ];
-/// Largest error body of a destination that is read as JSON, in bytes. Ours are far smaller; a longer one is
-/// classified by its status.
-pub const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
 /// Longest `Connect-Timeout-Ms`, in characters (Connect protocol specification).
 const TIMEOUT_CHARS_MAX: usize = 10;
 
@@ -160,8 +158,8 @@ pub enum Codec {
 }
 
 impl Codec {
-    /// Reads a request's `Content-Type`; `None` answers 415 with [`ACCEPT_POST`]. Media type and charset are taken
-    /// in any case; any other parameter or charset is unsupported (WIRE.md 3.2).
+    /// Reads a request's `Content-Type`; `None` answers 415 with [`ACCEPT_POST`]. Media type and charset
+    /// are taken in any case; any other parameter or charset is unsupported (WIRE.md 3.2).
     pub fn parse(content_type: Option<&[u8]>) -> Option<Codec> {
         let (essence, charset) = media_type(content_type?)?;
         let codec = match (&*essence, charset) {
@@ -272,7 +270,8 @@ pub fn check_version(value: Option<&[u8]>) -> Result<(), HeaderError> {
     }
 }
 
-/// True if a body with this `Content-Encoding` (or `Grpc-Encoding`) is gzip. Compared literally (WIRE.md 3.2).
+/// True if a body with this `Content-Encoding` (or `Grpc-Encoding`) is gzip. Compared literally (WIRE.md
+/// 3.2).
 pub fn is_gzip_encoded(encoding: Option<&[u8]>) -> Result<bool, HeaderError> {
     match encoding {
         None | Some([] | b"identity") => Ok(false),
@@ -281,8 +280,8 @@ pub fn is_gzip_encoded(encoding: Option<&[u8]>) -> Result<bool, HeaderError> {
     }
 }
 
-/// True if `Accept-Encoding` (or `Grpc-Accept-Encoding`) has the literal token `gzip` between commas and spaces;
-/// `gzip;q=1.0` is not it.
+/// True if `Accept-Encoding` (or `Grpc-Accept-Encoding`) has the literal token `gzip` between commas and
+/// spaces; `gzip;q=1.0` is not it.
 pub fn accepts_gzip(accept: Option<&[u8]>) -> bool {
     accept
         .unwrap_or_default()
@@ -310,8 +309,8 @@ pub(crate) fn gzip(plain: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Appends `{"code":...,"message":...}` as Go's JSON encoder writes it, without a newline; an empty message is left
-/// out.
+/// Appends `{"code":...,"message":...}` as Go's JSON encoder writes it, without a newline; an empty message
+/// is left out.
 pub fn write_error(code: Code, message: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"code\":\"");
     out.extend_from_slice(code.name().as_bytes());
@@ -364,8 +363,8 @@ struct ErrorBody<'a> {
     code: Option<Cow<'a, str>>,
 }
 
-/// Splits a media type into its lower-cased essence and whether `charset=utf-8` was given. `None` if it is not one
-/// or has any other parameter.
+/// Splits a media type into its lower-cased essence and whether `charset=utf-8` was given. `None` if it is
+/// not one or has any other parameter.
 fn media_type(value: &[u8]) -> Option<(String, bool)> {
     let value = std::str::from_utf8(value).ok()?;
     let mut parts = value.split(';');
@@ -398,4 +397,252 @@ fn media_type(value: &[u8]) -> Option<(String, bool)> {
 /// A decimal number as Go's `strconv.ParseInt(text, 10, 64)` takes it: an optional sign, then digits only.
 pub(crate) fn parse_int(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::inflate::gunzip;
+
+    #[test]
+    fn codes_of_wire_3_3() {
+        for (index, (code, name, status)) in CODES.into_iter().enumerate() {
+            assert_eq!(usize::from(code.grpc_number()), index + 1, "{name}");
+            assert_eq!((code.name(), code.http_status()), (name, status));
+            assert_eq!(Code::from_name(name), Some(code));
+        }
+        for name in ["", "ok", "Internal", "code_17", "internal "] {
+            assert_eq!(Code::from_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn statuses_of_wire_3_3() {
+        let unknown = [
+            201, 204, 301, 304, 405, 408, 409, 413, 415, 422, 499, 500, 501, 599,
+        ];
+        let other = [
+            (400, Code::Internal),
+            (401, Code::Unauthenticated),
+            (403, Code::PermissionDenied),
+            (404, Code::Unimplemented),
+            (429, Code::Unavailable),
+            (502, Code::Unavailable),
+            (503, Code::Unavailable),
+            (504, Code::Unavailable),
+        ];
+        for (status, code) in unknown
+            .map(|status| (status, Code::Unknown))
+            .into_iter()
+            .chain(other)
+        {
+            assert_eq!(Code::from_http_status(status), code, "{status}");
+            assert_eq!(
+                error_code(status, Some(b"text/plain"), b"{\"code\":\"aborted\"}"),
+                None,
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn error_code_reads_error_bodies() {
+        let json: Option<&[u8]> = Some(b"application/json");
+        let charset: Option<&[u8]> = Some(b"application/json; charset=utf-8");
+        type Case<'a> = (&'a str, u16, Option<&'a [u8]>, &'a [u8], Option<Code>);
+        let cases: &[Case<'_>] = &[
+            ("success", 200, Some(b"application/proto"), b"", None),
+            ("200 json", 200, json, b"{\"code\":\"aborted\"}", None),
+            (
+                "code",
+                400,
+                json,
+                b"{\"code\":\"invalid_argument\",\"message\":\"x\"}",
+                Some(Code::InvalidArgument),
+            ),
+            (
+                "charset",
+                422,
+                charset,
+                b"{\"code\":\"resource_exhausted\"}",
+                Some(Code::ResourceExhausted),
+            ),
+            (
+                "code beats status",
+                503,
+                json,
+                b"{\"code\":\"not_found\"}",
+                Some(Code::NotFound),
+            ),
+            (
+                "escaped code",
+                500,
+                json,
+                b"{\"code\":\"\\u0061borted\"}",
+                Some(Code::Aborted),
+            ),
+            ("unknown code", 403, json, b"{\"code\":\"nope\"}", None),
+            ("no code", 404, json, b"{}", None),
+            ("null code", 429, json, b"{\"code\":null}", None),
+            ("code of another type", 429, json, b"{\"code\":8}", None),
+            ("not JSON", 401, json, b"<html>", None),
+            ("cut JSON", 401, json, b"{\"code\":\"abor", None),
+            (
+                "other charset",
+                400,
+                Some(b"application/json; charset=latin1"),
+                b"{\"code\":\"aborted\"}",
+                None,
+            ),
+        ];
+        for (name, status, content_type, body, expected) in cases {
+            assert_eq!(error_code(*status, *content_type, body), *expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn error_bodies_are_escaped_like_go() {
+        let cases = [
+            ("", r#"{"code":"unavailable"}"#),
+            ("plain", r#"{"code":"unavailable","message":"plain"}"#),
+            (
+                "<a> & 'b'",
+                r#"{"code":"unavailable","message":"\u003ca\u003e \u0026 'b'"}"#,
+            ),
+            ("\"\\/", r#"{"code":"unavailable","message":"\"\\/"}"#),
+            ("\n\r\t\u{8}\u{c}\0\u{1f}\u{7f}", {
+                "{\"code\":\"unavailable\",\"message\":\"\\n\\r\\t\\b\\f\\u0000\\u001f\u{7f}\"}"
+            }),
+            (
+                "é\u{2028}\u{2029}😀",
+                "{\"code\":\"unavailable\",\"message\":\"é\\u2028\\u2029😀\"}",
+            ),
+        ];
+        for (message, expected) in cases {
+            let mut out = Vec::new();
+            write_error(Code::Unavailable, message, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), expected);
+            let back: serde_json::Value = serde_json::from_slice(&out).expect("valid JSON");
+            assert_eq!(
+                back.get("message")
+                    .and_then(|text| text.as_str())
+                    .unwrap_or_default(),
+                message
+            );
+        }
+    }
+
+    #[test]
+    fn content_types_of_rows_67_to_70() {
+        let json = |charset| Some(Codec::Json { charset });
+        let cases: &[(&str, Option<Codec>)] = &[
+            ("application/proto", Some(Codec::Proto)),
+            ("APPLICATION/PROTO", Some(Codec::Proto)),
+            (" application/proto ", Some(Codec::Proto)),
+            ("application/proto;", Some(Codec::Proto)),
+            ("application/proto; charset=utf-8", None),
+            ("application/json", json(false)),
+            ("application/json; charset=UTF-8", json(true)),
+            ("application/json;charset=\"utf-8\"", json(true)),
+            ("Application/JSON ; Charset=utf-8", json(true)),
+            ("application/json; charset=latin1", None),
+            ("application/json; charset=utf-8; charset=utf-8", None),
+            ("application/json; q=1", None),
+            ("application/json; charset", None),
+            ("application/x-protobuf", None),
+            ("application/connect+proto", None),
+            ("application/grpc-web", Some(Codec::GrpcWeb)),
+            ("application/grpc-web+proto", Some(Codec::GrpcWebProto)),
+            (
+                "application/grpc-web+json",
+                Some(Codec::GrpcWebJson { charset: false }),
+            ),
+            (
+                "application/grpc-web+json; charset=utf-8",
+                Some(Codec::GrpcWebJson { charset: true }),
+            ),
+            ("application/grpc-web-text", None),
+            ("application/grpc", Some(Codec::Grpc)),
+            ("application/grpc+proto", Some(Codec::GrpcProto)),
+            ("application/grpc+json", Some(Codec::GrpcJson { charset: false })),
+            ("text/plain", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(Codec::parse(Some(text.as_bytes())), *expected, "{text:?}");
+            if let Some(codec) = expected {
+                assert_eq!(
+                    Codec::parse(Some(codec.as_str().as_bytes())),
+                    *expected,
+                    "canonical {text:?}"
+                );
+                assert!(
+                    ACCEPT_POST.split(", ").any(|accepted| accepted == codec.as_str()),
+                    "{text:?}"
+                );
+            }
+        }
+        assert_eq!(Codec::parse(None), None);
+        assert_eq!(Codec::parse(Some(b"application/json; charset=\xff")), None);
+    }
+
+    #[test]
+    fn headers_of_rows_71_to_78() {
+        let timeouts: &[(&str, Result<Timeout, HeaderError>)] = &[
+            ("", Ok(Timeout::None)),
+            ("1", Ok(Timeout::Ms(1))),
+            ("9999999999", Ok(Timeout::Ms(9_999_999_999))),
+            ("+5", Ok(Timeout::Ms(5))),
+            ("0", Ok(Timeout::Expired)),
+            ("-0", Ok(Timeout::Expired)),
+            ("-7", Ok(Timeout::Expired)),
+            ("10000000000", Err(HeaderError::Timeout)),
+            ("1s", Err(HeaderError::Timeout)),
+            (" 1", Err(HeaderError::Timeout)),
+            ("1_0", Err(HeaderError::Timeout)),
+            ("+", Err(HeaderError::Timeout)),
+        ];
+        for (text, expected) in timeouts {
+            assert_eq!(parse_timeout(Some(text.as_bytes())), *expected, "{text:?}");
+        }
+        assert_eq!(parse_timeout(None), Ok(Timeout::None));
+        assert_eq!((check_version(None), check_version(Some(b"1"))), (Ok(()), Ok(())));
+        assert_eq!(check_version(Some(b"2")), Err(HeaderError::Version));
+        assert_eq!(
+            (is_gzip_encoded(None), is_gzip_encoded(Some(b"identity"))),
+            (Ok(false), Ok(false))
+        );
+        assert_eq!(is_gzip_encoded(Some(b"gzip")), Ok(true));
+        for encoding in [&b"GZIP"[..], b"br", b"gzip, identity", b" gzip"] {
+            assert_eq!(is_gzip_encoded(Some(encoding)), Err(HeaderError::Encoding));
+        }
+        assert_eq!(HeaderError::Encoding.code().http_status(), 501);
+        assert_eq!(HeaderError::Timeout.code().http_status(), 400);
+        for (accept, expected) in [
+            ("gzip", true),
+            ("br, gzip", true),
+            ("deflate gzip", true),
+            ("gzip;q=1.0", false),
+            ("GZIP", false),
+            ("xgzip", false),
+            ("", false),
+        ] {
+            assert_eq!(accepts_gzip(Some(accept.as_bytes())), expected, "{accept}");
+        }
+        assert!(!accepts_gzip(None));
+    }
+
+    #[test]
+    fn success_bodies() {
+        assert_eq!(
+            EMPTY_GZIP[..],
+            *b"\x1f\x8b\x08\0\0\0\0\0\0\xff\x01\0\0\xff\xff\0\0\0\0\0\0\0\0"
+        );
+        for (json, plain) in [(false, &b""[..]), (true, b"{}")] {
+            assert_eq!(*success_body(json, false), *plain);
+            let zipped = success_body(json, true).into_owned();
+            let back = gunzip(&[zipped.into()], 10, &mut |_| true).expect("gzip");
+            assert_eq!(back.concat(), plain);
+        }
+    }
 }

@@ -1,5 +1,6 @@
-//! gRPC-Web frames (WIRE.md 3.5): unframing a request's one message, framing an answer and its trailers, and the
-//! two header texts that gRPC encodes its own way. Not responsible for decompression (`inflate`) or messages.
+//! gRPC-Web frames (WIRE.md 3.5): unframing a request's one message, framing an answer and its trailers,
+//! and the two header texts that gRPC encodes its own way. Not responsible for decompression (`inflate`) or
+//! messages.
 //!
 //! ```text
 //!  frame    [flags: 1 byte][length: 4 bytes, big endian][that many bytes]
@@ -69,8 +70,8 @@ impl FrameError {
     }
 }
 
-/// Takes the one message out of a request's body. `gzip_declared` says that `Grpc-Encoding` is gzip. Nothing is
-/// copied; the message's bytes are not inspected.
+/// Takes the one message out of a request's body. `gzip_declared` says that `Grpc-Encoding` is gzip.
+/// Nothing is copied; the message's bytes are not inspected.
 pub fn unframe(body: &[Bytes], gzip_declared: bool) -> Result<Message, FrameError> {
     let mut cursor = Cursor {
         body,
@@ -150,8 +151,8 @@ pub fn percent_encode(message: &str) -> String {
     out
 }
 
-/// Reads `Grpc-Timeout`: up to 8 digits and a unit of H M S m u n. `None` means no timeout, also for hours beyond
-/// what a Go duration holds; zero is a deadline that has passed.
+/// Reads `Grpc-Timeout`: up to 8 digits and a unit of H M S m u n. `None` means no timeout, also for hours
+/// beyond what a Go duration holds; zero is a deadline that has passed.
 pub fn parse_timeout(value: Option<&[u8]>) -> Result<Option<Duration>, FrameError> {
     let Some((&unit, digits)) = value.unwrap_or_default().split_last() else {
         return Ok(None);
@@ -252,5 +253,207 @@ pub fn fuzz_grpc_web(data: &[u8]) {
             body[..framed.len()],
             "an uncompressed message is its own frame"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::inflate::gunzip;
+
+    fn frame(flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_frame(flags, payload, &mut out);
+        out
+    }
+
+    fn framed(frames: &[(u8, &[u8])]) -> Vec<u8> {
+        frames
+            .iter()
+            .flat_map(|(flags, payload)| frame(*flags, payload))
+            .collect()
+    }
+
+    #[test]
+    fn requests_are_unframed() {
+        type Expected = Result<(bool, &'static [u8]), FrameError>;
+        let cases: Vec<(&str, Vec<u8>, bool, Expected)> = vec![
+            ("one message", framed(&[(0, b"abc")]), false, Ok((false, b"abc"))),
+            ("empty message", framed(&[(0, b"")]), false, Ok((false, b""))),
+            ("compressed", framed(&[(1, b"abc")]), true, Ok((true, b"abc"))),
+            (
+                "plain in a gzip request",
+                framed(&[(0, b"abc")]),
+                true,
+                Ok((false, b"abc")),
+            ),
+            (
+                "compressed and empty",
+                framed(&[(1, b"")]),
+                true,
+                Ok((false, b"")),
+            ),
+            (
+                "message and trailers",
+                framed(&[(0, b"abc"), (0x80, b"a: b\r\n")]),
+                false,
+                Ok((false, b"abc")),
+            ),
+            ("107 empty stream", vec![], false, Err(FrameError::Zero)),
+            (
+                "trailers alone",
+                framed(&[(0x80, b"")]),
+                false,
+                Err(FrameError::Zero),
+            ),
+            (
+                "two messages",
+                framed(&[(0, b"a"), (0, b"b")]),
+                false,
+                Err(FrameError::Multiple),
+            ),
+            (
+                "107 undeclared compression",
+                framed(&[(1, b"abc")]),
+                false,
+                Err(FrameError::Undeclared),
+            ),
+            (
+                "107 cut head",
+                framed(&[(0, b"")])[..4].to_vec(),
+                false,
+                Err(FrameError::Short),
+            ),
+            (
+                "107 cut payload",
+                framed(&[(0, b"abc")])[..7].to_vec(),
+                false,
+                Err(FrameError::Short),
+            ),
+            (
+                "4 GiB announced",
+                b"\0\xff\xff\xff\xffabc".to_vec(),
+                false,
+                Err(FrameError::Short),
+            ),
+            (
+                "cut second frame",
+                [framed(&[(0, b"a")]), vec![0]].concat(),
+                false,
+                Err(FrameError::Short),
+            ),
+            (
+                "unknown flags",
+                framed(&[(2, b"a")]),
+                false,
+                Err(FrameError::Flags),
+            ),
+            (
+                "bytes after trailers",
+                framed(&[(0, b"a"), (0x80, b""), (0, b"")]),
+                false,
+                Err(FrameError::Flags),
+            ),
+        ];
+        for (name, body, gzip_declared, expected) in cases {
+            for step in 1..=body.len().max(1) {
+                let cut: Vec<Bytes> = body.chunks(step).map(Bytes::copy_from_slice).collect();
+                let got = unframe(&cut, gzip_declared);
+                let got = got.map(|message| (message.compressed, message.segments.concat()));
+                assert_eq!(
+                    got,
+                    expected.map(|(gz, text)| (gz, text.to_vec())),
+                    "{name}, cut every {step}"
+                );
+            }
+            fuzz_grpc_web(&[&[u8::from(gzip_declared)], body.as_slice()].concat());
+        }
+    }
+
+    #[test]
+    fn a_message_is_a_slice_of_the_body() {
+        let body = Bytes::from(frame(0, b"abc"));
+        let message = unframe(std::slice::from_ref(&body), false).expect("one message");
+        assert_eq!(message.segments[0].as_ptr(), body[HEAD_BYTES..].as_ptr());
+    }
+
+    #[test]
+    fn statuses_of_wire_3_5() {
+        let cases = [
+            (FrameError::Short, 3),
+            (FrameError::Timeout, 3),
+            (FrameError::Zero, 12),
+            (FrameError::Multiple, 12),
+            (FrameError::Undeclared, 13),
+            (FrameError::Flags, 13),
+        ];
+        for (error, status) in cases {
+            assert_eq!(error.code().grpc_number(), status, "{error}");
+        }
+    }
+
+    #[test]
+    fn answers_of_rows_102_and_108() {
+        assert_eq!(
+            success_frames(false, false),
+            b"\0\0\0\0\0\x80\0\0\0\x10grpc-status: 0\r\n"
+        );
+        assert_eq!(
+            success_frames(true, false),
+            b"\0\0\0\0\x02{}\x80\0\0\0\x10grpc-status: 0\r\n"
+        );
+        let zipped = success_frames(false, true);
+        assert_eq!(zipped[..5], [1, 0, 0, 0, 23]);
+        let trailers = &zipped[28..];
+        assert_eq!(trailers[0], 0x81);
+        assert_eq!(trailers[1..5], (trailers.len() as u32 - 5).to_be_bytes());
+        let lines = gunzip(&[Bytes::copy_from_slice(&trailers[5..])], 100, &mut |_| true).expect("gzip");
+        assert_eq!(lines.concat(), b"grpc-status: 0\r\n");
+        let mut failed = Vec::new();
+        write_trailers(Some(Code::Internal), "50% é\n", false, &mut failed);
+        assert_eq!(
+            failed[5..],
+            *b"grpc-status: 13\r\ngrpc-message: 50%25 %C3%A9%0A\r\n"
+        );
+    }
+
+    #[test]
+    fn messages_of_row_109() {
+        let cases = [
+            ("plain ~!", "plain ~!"),
+            ("%", "%25"),
+            ("\0\x1f\x7f", "%00%1F%7F"),
+            ("é", "%C3%A9"),
+        ];
+        for (message, expected) in cases {
+            assert_eq!(percent_encode(message), expected);
+        }
+    }
+
+    #[test]
+    fn timeouts() {
+        let cases: &[(&str, Result<Option<Duration>, FrameError>)] = &[
+            ("", Ok(None)),
+            ("1H", Ok(Some(Duration::from_secs(3600)))),
+            ("2M", Ok(Some(Duration::from_secs(120)))),
+            ("3S", Ok(Some(Duration::from_secs(3)))),
+            ("4m", Ok(Some(Duration::from_millis(4)))),
+            ("5u", Ok(Some(Duration::from_micros(5)))),
+            ("6n", Ok(Some(Duration::from_nanos(6)))),
+            ("0S", Ok(Some(Duration::ZERO))),
+            ("99999999M", Ok(Some(Duration::from_secs(99_999_999 * 60)))),
+            ("99999999H", Ok(None)),
+            ("100000000S", Err(FrameError::Timeout)),
+            ("-1S", Err(FrameError::Timeout)),
+            ("S", Err(FrameError::Timeout)),
+            ("5", Err(FrameError::Timeout)),
+            ("5x", Err(FrameError::Timeout)),
+            ("1.5S", Err(FrameError::Timeout)),
+            (" 5S", Err(FrameError::Timeout)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_timeout(Some(text.as_bytes())), *expected, "{text:?}");
+        }
+        assert_eq!(parse_timeout(None), Ok(None));
     }
 }

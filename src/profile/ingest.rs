@@ -1,5 +1,5 @@
-//! `/ingest`: the client's query becomes the destination's query (WIRE.md 1.6 step 5, 2.3 to 2.6). Bodies are not
-//! looked at here; they pass through byte for byte.
+//! `/ingest`: the client's query becomes the destination's query (WIRE.md 1.6 step 5, 2.3 to 2.6). Bodies
+//! are not looked at here; they pass through byte for byte.
 
 use std::cell::RefCell;
 
@@ -121,7 +121,8 @@ fn outgoing_labels<'a>(
     Ok(labels)
 }
 
-/// What an `/ingest` query says about its profile (WIRE.md 1.2), as sent. `None` where the parameter is absent.
+/// What an `/ingest` query says about its profile (WIRE.md 1.2), as sent. `None` where the parameter is
+/// absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IngestDescription {
     /// The app name, i.e. `__name__`; empty if `name` is missing or malformed.
@@ -144,8 +145,8 @@ pub struct IngestDescription {
     pub sample_rate: Option<String>,
 }
 
-/// Describes a query. For the file archive and tests, not for the hot path. Never fails: what cannot be read is
-/// absent.
+/// Describes a query. For the file archive and tests, not for the hot path. Never fails: what cannot be
+/// read is absent.
 pub fn describe(query: &[u8]) -> IngestDescription {
     let mut parsed = Query::default();
     parsed.parse(query);

@@ -1,5 +1,5 @@
-//! Connect JSON to protobuf bytes (WIRE.md 3.4), by the rules of Go's `protojson`. Responsible for the mapping
-//! only; labels are handled later, by the splice, like those of any other Push.
+//! Connect JSON to protobuf bytes (WIRE.md 3.4), by the rules of Go's `protojson`. Responsible for the
+//! mapping only; labels are handled later, by the splice, like those of any other Push.
 //!
 //! The output is never longer than the input. Memory: the output, plus one string at a time.
 
@@ -17,7 +17,8 @@ use crate::profile::connect::Code;
 pub struct JsonLimits {
     /// Longest input, in bytes. Default 256 MiB, the server's own limit.
     pub bytes_max: usize,
-    /// Deepest nesting inside an unknown field. Default 10000, as Go's; nesting costs one bit each, no recursion.
+    /// Deepest nesting inside an unknown field. Default 10000, as Go's; nesting costs one bit each, no
+    /// recursion.
     pub depth_max: u32,
 }
 
@@ -169,8 +170,8 @@ struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// Reads one object as `message`, appending its encoding. Fields keep the order they come in, which protobuf
-    /// allows; repeated ones are one array each, so their order is the array's.
+    /// Reads one object as `message`, appending its encoding. Fields keep the order they come in, which
+    /// protobuf allows; repeated ones are one array each, so their order is the array's.
     fn message(&mut self, message: &'static Message, out: &mut Vec<u8>) -> Result<(), JsonError> {
         self.open(b'{')?;
         let mut seen = 0_u8;
@@ -423,8 +424,9 @@ impl<'a> Scanner<'a> {
                         let low = hex4(&rest[6..])
                             .filter(|low| (0xdc00..0xe000).contains(low))
                             .ok_or(error)?;
-                        let pair = (high.wrapping_sub(0xd800) << 10) + (low - 0xdc00) + 0x1_0000;
-                        (char::from_u32(pair).filter(|_| high < 0xdc00).ok_or(error)?, 12)
+                        // `high` is a surrogate; if it is a low one, the sum is beyond the last character.
+                        let pair = ((high - 0xd800) << 10) + (low - 0xdc00) + 0x1_0000;
+                        (char::from_u32(pair).ok_or(error)?, 12)
                     }
                 }
             }
@@ -477,8 +479,8 @@ impl Nesting {
     }
 }
 
-/// Go's choice of alphabet and padding: URL-safe if the text has `-` or `_`, unpadded if its length is no multiple
-/// of four; line breaks are ignored.
+/// Go's choice of alphabet and padding: URL-safe if the text has `-` or `_`, unpadded if its length is no
+/// multiple of four; line breaks are ignored.
 fn decode_base64(text: &str, out: &mut Vec<u8>) -> Option<()> {
     let url_safe = memchr::memchr2(b'-', b'_', text.as_bytes()).is_some();
     let padded = text.len().is_multiple_of(4);
@@ -560,5 +562,218 @@ pub fn fuzz_json(data: &[u8]) {
         && let Some(serde_json::Value::Array(series)) = object.get("series")
     {
         assert_eq!(request.series.len(), series.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::proto::PushRequest;
+    use prost::Message as _;
+
+    fn mapped(json: &str) -> Result<PushRequest, JsonError> {
+        fuzz_json(json.as_bytes());
+        let proto = to_proto(json.as_bytes(), &JsonLimits::default())?;
+        Ok(PushRequest::decode(&*proto).expect("the output is protobuf"))
+    }
+
+    /// The raw profile and ID of the one sample in `{"series":[{"samples":[<sample>]}]}`.
+    fn sample(sample: &str) -> Result<(Vec<u8>, String), JsonError> {
+        let request = mapped(&format!("{{\"series\":[{{\"samples\":[{sample}]}}]}}"))?;
+        let sample = &request.series[0].samples[0];
+        Ok((sample.raw_profile.to_vec(), sample.id.clone()))
+    }
+
+    #[test]
+    fn a_whole_request() {
+        let json = r#" { "series" : [ { "labels":[{"name":"__name__","value":"cpu"},{"value":"x","name":"y"}],
+            "samples":[{"rawProfile":"YWJj","ID":"1"},{"ID":"2"}], "annotations":[{"key":"k","value":"v"}] }, {} ] } "#;
+        let request = mapped(json).expect("valid");
+        assert_eq!(request.series.len(), 2);
+        let first = &request.series[0];
+        let labels: Vec<_> = first
+            .labels
+            .iter()
+            .map(|pair| (&*pair.name, &*pair.value))
+            .collect();
+        assert_eq!(labels, [("__name__", "cpu"), ("y", "x")]);
+        assert_eq!(
+            (&first.samples[0].raw_profile[..], &*first.samples[0].id),
+            (&b"abc"[..], "1")
+        );
+        assert_eq!(
+            (first.samples[1].raw_profile.len(), &*first.samples[1].id),
+            (0, "2")
+        );
+        assert_eq!(first.annotations[0].key, "k");
+        assert_eq!(mapped("{}"), Ok(PushRequest::default()));
+    }
+
+    #[test]
+    fn rows_84_and_85() {
+        let ok = |raw: &[u8], id: &str| Ok((raw.to_vec(), id.to_owned()));
+        let base64 = Err(JsonError::Base64(0));
+        let cases = [
+            (r#"{"rawProfile":"YQ=="}"#, ok(b"a", "")),
+            (r#"{"raw_profile":"YQ"}"#, ok(b"a", "")),
+            (r#"{"rawProfile":"-_-_"}"#, ok(b"\xfb\xff\xbf", "")),
+            (r#"{"rawProfile":"+/+/"}"#, ok(b"\xfb\xff\xbf", "")),
+            (r#"{"rawProfile":"-_8"}"#, ok(b"\xfb\xff", "")),
+            (r#"{"rawProfile":"-_8="}"#, ok(b"\xfb\xff", "")),
+            (r#"{"rawProfile":"+_+_"}"#, base64.clone()),
+            (r#"{"rawProfile":""}"#, ok(b"", "")),
+            (r#"{"rawProfile":"YR=="}"#, ok(b"a", "")),
+            (r#"{"rawProfile":"YW\nJj\r"}"#, ok(b"abc", "")),
+            (r#"{"rawProfile":"\u0059W\u004aj"}"#, ok(b"abc", "")),
+            (r#"{"rawProfile":"YQ="}"#, base64.clone()),
+            (r#"{"rawProfile":"Y"}"#, base64.clone()),
+            (r#"{"rawProfile":"YQ==="}"#, base64.clone()),
+            (r#"{"rawProfile":"YQ==YQ=="}"#, base64.clone()),
+            (r#"{"rawProfile":"Y Q="}"#, base64),
+            (r#"{"ID":"x"}"#, ok(b"", "x")),
+            (r#"{"id":"x","Id":"y","iD":4}"#, ok(b"", "")),
+            (r#"{"RawProfile":"YQ==","rawprofile":1}"#, ok(b"", "")),
+            (r#"{"rawProfile":null,"ID":null}"#, ok(b"", "")),
+            (
+                r#"{"ID":"é\u00e9\ud83d\ude00\"\\\/\b\f\n\r\t"}"#,
+                ok(b"", "éé😀\"\\/\u{8}\u{c}\n\r\t"),
+            ),
+        ];
+        for (json, expected) in cases {
+            match (sample(json), expected) {
+                (Err(JsonError::Base64(_)), Err(JsonError::Base64(_))) => {}
+                (got, expected) => assert_eq!(got, expected, "{json}"),
+            }
+        }
+    }
+
+    #[test]
+    fn row_86() {
+        let good = [
+            r#"{"Series":[1,2],"x":{"series":[null]},"y":[[],{},[{"a":[]}]],"z":-1.5e+7,"t":true,"f":false}"#,
+            r#"{"series":null,"series2":null}"#,
+            r#"{"series":[]}"#,
+            r#"{"x":1,"x":2}"#,
+            r#"{"x":1e }"#,
+            r#"{"[ext]":1}"#,
+            "{\"x\":\"\u{7f}\u{2028}\"}\r\n\t ",
+        ];
+        for json in good {
+            assert_eq!(mapped(json).map(|request| request.series.len()), Ok(0), "{json}");
+        }
+        let bad = [
+            "",
+            " ",
+            "null",
+            "[]",
+            "1",
+            "\"x\"",
+            "true",
+            "{",
+            "}",
+            "{}}",
+            "{}{}",
+            "{} x",
+            "{,}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{\"a\":1 \"b\":2}",
+            "{a:1}",
+            "{'a':1}",
+            "{\"a\":[1,]}",
+            "{\"a\":[,1]}",
+            "{\"a\":[1 2]}",
+            "{\"a\":[}",
+            "{\"a\":{]}",
+            "{\"a\":01}",
+            "{\"a\":+1}",
+            "{\"a\":.5}",
+            "{\"a\":1.}",
+            "{\"a\":-}",
+            "{\"a\":1e+",
+            "{\"a\":tru}",
+            "{\"a\":truex}",
+            "{\"a\":nul}",
+            "{\"a\":NaN}",
+            "{\"a\":\"\n\"}",
+            "{\"a\":\"\\x\"}",
+            "{\"a\":\"\\u12\"}",
+            "{\"a\":\"\\ud800\"}",
+            "{\"a\":\"\\udc00\"}",
+            "{\"a\":\"\\udc00\\udc00\"}",
+            "{\"a\":\"\\ud800\\u0041\"}",
+            "{\"a\":\"\\ud800\\ud800\"}",
+            "{\"a\":\"",
+            "{\"a\":\"\\",
+            "{\"a",
+            "\u{feff}{}",
+            r#"{"series":{}}"#,
+            r#"{"series":[null]}"#,
+            r#"{"series":[[]]}"#,
+            r#"{"series":[1]}"#,
+            r#"{"series":"x"}"#,
+            r#"{"series":[],"series":[]}"#,
+            r#"{"series":null,"series":[]}"#,
+            r#"{"series":[{"labels":[null]}]}"#,
+            r#"{"series":[{"labels":[{"name":1}]}]}"#,
+            r#"{"series":[{"labels":[{"name":"a","name":"b"}]}]}"#,
+            r#"{"series":[{"samples":[{"rawProfile":"","raw_profile":""}]}]}"#,
+            r#"{"series":[{"samples":[{"rawProfile":[1]}]}]}"#,
+            r#"{"series":[{"samples":[null]}]}"#,
+            r#"{"series":[{"samples":[{"ID":1}]}]}"#,
+            r#"{"series":[{"annotations":[{"key":{}}]}]}"#,
+        ];
+        for json in bad {
+            let error = mapped(json).expect_err(json);
+            assert_eq!(error.code(), Code::InvalidArgument, "{json}");
+        }
+        let bytes: [&[u8]; 3] = [b"{\"a\":\"\xff\"}", b"{\"\xff\":1}", b"{\"a\":\"\0\"}"];
+        for json in bytes {
+            assert!(matches!(
+                to_proto(json, &JsonLimits::default()),
+                Err(JsonError::Syntax(_))
+            ));
+        }
+        assert!(matches!(
+            mapped(r#"{"series":null,"series":[]}"#),
+            Err(JsonError::Duplicate(_))
+        ));
+        assert_eq!(mapped(""), Err(JsonError::Empty));
+    }
+
+    #[test]
+    fn depth_and_size_are_bounded() {
+        let limits = JsonLimits {
+            bytes_max: 50_000,
+            depth_max: 10_000,
+        };
+        for (depth, expected) in [(10_000, Ok(0)), (10_001, Err(JsonError::Depth))] {
+            for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+                let limits = JsonLimits {
+                    bytes_max: 1 << 20,
+                    ..limits
+                };
+                let filling = if open == "[" { "" } else { "1" };
+                let json = format!("{{\"x\":{}{filling}{}}}", open.repeat(depth), close.repeat(depth));
+                assert_eq!(
+                    to_proto(json.as_bytes(), &limits).map(|out| out.len()),
+                    expected,
+                    "{depth} {open}"
+                );
+            }
+        }
+        let open = format!("{{\"x\":{}", "[".repeat(40_000));
+        assert_eq!(to_proto(open.as_bytes(), &limits), Err(JsonError::Depth));
+        assert_eq!(to_proto(&[b' '; 50_001], &limits), Err(JsonError::TooLarge));
+        assert_eq!(JsonError::TooLarge.code(), Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn long_contents_get_long_heads() {
+        for length in [127, 128, 16_383, 16_384, 100_000] {
+            let json = format!("{{\"ID\":\"{}\"}}", "x".repeat(length));
+            assert_eq!(sample(&json).map(|(_, id)| id.len()), Ok(length));
+        }
     }
 }

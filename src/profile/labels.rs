@@ -1,6 +1,6 @@
-//! Labels: the `name` grammar (WIRE.md 2.1), the normalised form (2.2), the service_name rules (2.3) and the
-//! write-side rules (2.4). Not responsible for where labels come from (`query`, `push`) or for the server's own
-//! limits, which are narrower than ours.
+//! Labels: the `name` grammar (WIRE.md 2.1), the normalised form (2.2), the service_name rules (2.3) and
+//! the write-side rules (2.4). Not responsible for where labels come from (`query`, `push`) or for the
+//! server's own limits, which are narrower than ours.
 //!
 //! A `name` is read by a state machine of three states; a pair counts only once `,` or `}` has closed it:
 //!
@@ -32,7 +32,8 @@ const ERROR_TEXT_BYTES_MAX: usize = 128;
 pub struct LabelLimits {
     /// Longest label name, in bytes. Default 1024, the server's own limit.
     pub name_bytes_max: usize,
-    /// Longest label value, in bytes. Default 65536; the server's own limit is 2048, so nothing valid is lost.
+    /// Longest label value, in bytes. Default 65536; the server's own limit is 2048, so nothing valid is
+    /// lost.
     pub value_bytes_max: usize,
     /// Most labels of one series, duplicates counted. Default 1024; the server's own limit is 30.
     pub count_max: usize,
@@ -83,8 +84,9 @@ pub struct LabelRules {
 impl LabelRules {
     /// Checks and sorts `external`. An empty value is allowed and removes the client's label (WIRE.md 2.4).
     ///
-    /// Refused: bad or repeated names; values with `,` `}` `=` or control characters (and `{` for `__name__`),
-    /// because the normalised name has no escaping; more than 64 labels; names over 1024, values over 65536 bytes.
+    /// Refused: bad or repeated names; values with `,` `}` `=` or control characters (and `{` for
+    /// `__name__`), because the normalised name has no escaping; more than 64 labels; names over 1024,
+    /// values over 65536 bytes.
     pub fn new(mut external: Vec<(String, String)>) -> Result<Self, LabelRuleError> {
         if external.len() > EXTERNAL_COUNT_MAX {
             return Err(LabelRuleError::TooMany(external.len()));
@@ -222,8 +224,8 @@ impl<'a> LabelSet<'a> {
         self.labels.retain(|label| !label.value.is_empty());
     }
 
-    /// The receive-side rules (WIRE.md 2.3). A `service_name` counts as present even when its value is empty, so
-    /// that `/ingest` calls this before [`LabelSet::drop_empty`] and Push after.
+    /// The receive-side rules (WIRE.md 2.3). A `service_name` counts as present even when its value is
+    /// empty, so that `/ingest` calls this before [`LabelSet::drop_empty`] and Push after.
     pub(crate) fn ensure_service_name(&mut self) {
         let app = self.get(NAME).cloned().unwrap_or_default();
         if self.get(SERVICE_NAME).is_some() {
@@ -404,7 +406,8 @@ fn shorten(text: &str) -> String {
     text[..end].to_owned()
 }
 
-/// Fuzz target: whatever parses must normalise to a form that, where it can be read back, reads back the same.
+/// Fuzz target: whatever parses must normalise to a form that, where it can be read back, reads back the
+/// same.
 #[doc(hidden)]
 pub fn fuzz_labels(data: &[u8]) {
     let limits = LabelLimits::default();

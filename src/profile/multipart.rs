@@ -1,5 +1,5 @@
-//! A bounded reader of multipart/form-data (RFC 7578) for the file archive, which stores the parts of a pprof or
-//! JFR form (WIRE.md 1.4). Not on the hot path; forwarding never looks inside a form.
+//! A bounded reader of multipart/form-data (RFC 7578) for the file archive, which stores the parts of a
+//! pprof or JFR form (WIRE.md 1.4). Not on the hot path; forwarding never looks inside a form.
 
 use std::ops::Range;
 
@@ -23,8 +23,8 @@ pub struct Part {
     pub range: Range<usize>,
 }
 
-/// The parts of `body`, at most [`PARTS_MAX`], in order. Lenient: what is not a form has no parts, and reading
-/// stops at the first part that is not well formed or not closed by a boundary.
+/// The parts of `body`, at most [`PARTS_MAX`], in order. Lenient: what is not a form has no parts, and
+/// reading stops at the first part that is not well formed or not closed by a boundary.
 pub fn parts(content_type: &[u8], body: &[u8]) -> Vec<Part> {
     let mut found = Vec::new();
     let Some(boundary) = boundary(content_type) else {
@@ -136,4 +136,77 @@ fn parameter_value(text: &str) -> (String, &str) {
         }
     }
     (value, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(content_type: &str, body: &str) -> Vec<(String, Option<String>, String)> {
+        parts(content_type.as_bytes(), body.as_bytes())
+            .into_iter()
+            .map(|part| (part.name, part.filename, body[part.range].to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn forms() {
+        let part = |name: &str, filename: Option<&str>, content: &str| {
+            (name.to_owned(), filename.map(str::to_owned), content.to_owned())
+        };
+        let two = "--b\r\nContent-Disposition: form-data; name=\"profile\"; filename=\"p.pprof\"\r\nX: y\r\n\r\nabc\r\n\
+                   --b\r\ncontent-disposition:form-data;name=x\r\n\r\n\r\n--b--\r\n";
+        let both = vec![part("profile", Some("p.pprof"), "abc"), part("x", None, "")];
+        let cases = [
+            ("two parts", "multipart/form-data; boundary=b", two.to_owned(), both.clone()),
+            ("quoted boundary", "Multipart/Form-Data; charset=x; Boundary=\"b\"", two.to_owned(), both.clone()),
+            ("preamble", "multipart/form-data; boundary=b", format!("text\r\n{two}"), both.clone()),
+            ("no boundary", "multipart/form-data", two.to_owned(), vec![]),
+            ("another boundary", "multipart/form-data; boundary=c", two.to_owned(), vec![]),
+            ("boundary too long", &format!("multipart/form-data; boundary={}", "b".repeat(71)), two.to_owned(), vec![]),
+            ("not a form", "application/json; boundary=b", two.to_owned(), vec![]),
+            ("empty body", "multipart/form-data; boundary=b", String::new(), vec![]),
+            ("only the end", "multipart/form-data; boundary=b", "--b--\r\n".into(), vec![]),
+            ("not closed", "multipart/form-data; boundary=b", two.replace("--b--", ""), both[..1].to_vec()),
+            (
+                "escaped quote",
+                "multipart/form-data; boundary=b",
+                "--b\r\nContent-Disposition: form-data; name=\"a\\\"b;c\"; filename=\"\"\r\n\r\n1\r\n--b--".into(),
+                vec![part("a\"b;c", Some(""), "1")],
+            ),
+            (
+                "no name",
+                "multipart/form-data; boundary=b",
+                "--b\r\nContent-Type: x\r\n\r\n1\r\n--b\r\nContent-Disposition: form-data; name=y\r\n\r\n2\r\n--b--".into(),
+                vec![part("y", None, "2")],
+            ),
+            (
+                "the boundary's text inside a part",
+                "multipart/form-data; boundary=b",
+                "--b\r\nContent-Disposition: form-data; name=y\r\n\r\n--b x--b\r\n--b--".into(),
+                vec![part("y", None, "--b x--b")],
+            ),
+        ];
+        for (name, content_type, body, expected) in cases {
+            assert_eq!(read(content_type, &body), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn bounded() {
+        let one = "--b\r\nContent-Disposition: form-data; name=y\r\n\r\n1\r\n";
+        let many = format!("{}--b--", one.repeat(PARTS_MAX + 10));
+        assert_eq!(
+            parts(b"multipart/form-data; boundary=b", many.as_bytes()).len(),
+            PARTS_MAX
+        );
+        let long = format!("--b\r\nX: {}\r\n{}", "x".repeat(HEAD_BYTES_MAX), &one[5..]);
+        assert_eq!(
+            parts(
+                b"multipart/form-data; boundary=b",
+                format!("{long}--b--").as_bytes()
+            ),
+            []
+        );
+    }
 }

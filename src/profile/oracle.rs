@@ -1,6 +1,6 @@
-//! The slow twin of the splice: decode with `prost`, edit, encode. Written straight from WIRE.md 2.3, 2.4 and 3.6
-//! on maps of strings, sharing nothing with `push` and `labels`, so that tests and fuzzers can compare the two.
-//! Never called by the gateway.
+//! The slow twin of the splice: decode with `prost`, edit, encode. Written straight from WIRE.md 2.3, 2.4
+//! and 3.6 on maps of strings, sharing nothing with `push` and `labels`, so that tests and fuzzers can
+//! compare the two. Never called by the gateway.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! The Push messages (WIRE.md 3.1) as `prost` types, annotated by hand so that no `protoc` is needed. They serve
-//! the file archive, the load generator and the tests, where they are the oracle of the splice in `push`.
-//! The hot path does not decode.
+//! The Push messages (WIRE.md 3.1) as `prost` types, annotated by hand so that no `protoc` is needed. They
+//! serve the file archive, the load generator and the tests, where they are the oracle of the splice in
+//! `push`. The hot path does not decode.
 
 /// push.v1.PushRequest.
 #[derive(Clone, PartialEq, prost::Message)]

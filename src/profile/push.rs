@@ -6,9 +6,9 @@
 //!  out  [new: series, labels][kept: sample sample ............][new: series, labels][kept: ...]
 //! ```
 //!
-//! One walk over the input finds labels and samples. New bytes go to one buffer per push; sample bytes are slices
-//! of the input, and neighbours merge. The output is what Go or prost would encode: labels sorted, then samples in
-//! order; annotations and unknown fields are gone (WIRE.md 3.6).
+//! One walk over the input finds labels and samples. New bytes go to one buffer per push; sample bytes are
+//! slices of the input, and neighbours merge. The output is what Go or prost would encode: labels sorted,
+//! then samples in order; annotations and unknown fields are gone (WIRE.md 3.6).
 //!
 //! Memory: at most [`NEW_BYTES_MAX`] + [`PIECES_MAX`] x 96 bytes + one series' labels, whatever the input.
 
@@ -153,11 +153,11 @@ impl PushError {
     }
 }
 
-/// Applies the Push label rules of WIRE.md 2.3 and 2.4 to every series of `body`, a PushRequest in the wire format
-/// cut anywhere into segments. Sample bytes are neither copied nor decoded.
+/// Applies the Push label rules of WIRE.md 2.3 and 2.4 to every series of `body`, a PushRequest in the wire
+/// format cut anywhere into segments. Sample bytes are neither copied nor decoded.
 ///
-/// A series whose labels are not valid is left out and reported; the others go on. `Err` is for a body that is not
-/// a PushRequest, or beyond this module's bounds.
+/// A series whose labels are not valid is left out and reported; the others go on. `Err` is for a body that
+/// is not a PushRequest, or beyond this module's bounds.
 pub fn splice(body: &[Bytes], rules: &LabelRules, limits: &LabelLimits) -> Result<Spliced, PushError> {
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear();
@@ -297,8 +297,8 @@ impl<'a> Series<'a> {
         Ok(())
     }
 
-    /// Reads one sample whose tag began at `start`. A sample that already is what an encoder would write is kept
-    /// whole; any other gets a new head and keeps its last `raw_profile` and `ID` in place.
+    /// Reads one sample whose tag began at `start`. A sample that already is what an encoder would write is
+    /// kept whole; any other gets a new head and keeps its last `raw_profile` and `ID` in place.
     fn sample(
         &mut self,
         reader: &mut Reader<'a>,
@@ -566,8 +566,8 @@ struct Mark {
 
 /// Reads the wire format across segments.
 ///
-/// Invariants: `offset <= current.len()`; `position` is the bytes of all earlier segments plus `offset`; every `end`
-/// that callers pass is at most the body's length, and `position <= end`.
+/// Invariants: `offset <= current.len()`; `position` is the bytes of all earlier segments plus `offset`;
+/// every `end` that callers pass is at most the body's length, and `position <= end`.
 struct Reader<'a> {
     body: &'a [Bytes],
     segment: usize,
@@ -618,8 +618,8 @@ impl<'a> Reader<'a> {
         Ok(self.position + bytes)
     }
 
-    /// Reads a string of at most `bytes_max`; `None` for a longer one, which is checked but not held. Copies only a
-    /// string that straddles segments.
+    /// Reads a string of at most `bytes_max`; `None` for a longer one, which is checked but not held.
+    /// Copies only a string that straddles segments.
     fn text(&mut self, end: u64, bytes_max: usize) -> Result<Option<Cow<'a, [u8]>>, PushError> {
         let bytes = self.length(end)? - self.position;
         if bytes > bytes_max as u64 {
@@ -1070,6 +1070,27 @@ mod tests {
             (out.rejected.len(), out.rejected_count, out.bytes),
             (REJECTED_MAX, 40, 0)
         );
+    }
+
+    #[test]
+    fn rejected_series_leave_no_new_bytes() {
+        // The sample of the series without labels has its ID first, so it is rebuilt before the series is rejected.
+        let input = [Bytes::from_static(b"\x0a\x08\x12\x06\x12\x01i\x0a\x01x")];
+        let mut new = Vec::new();
+        let mut out = Output {
+            new: &mut new,
+            pieces: SmallVec::new(),
+        };
+        let mut spliced = Spliced::default();
+        let walked = walk_request(
+            &input,
+            &LabelRules::default(),
+            &LabelLimits::default(),
+            &mut out,
+            &mut spliced,
+        );
+        assert_eq!((walked, spliced.rejected_count), (Ok(()), 1));
+        assert!(out.new.is_empty() && out.pieces.is_empty());
     }
 
     #[test]

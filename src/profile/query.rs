@@ -1,5 +1,5 @@
-//! URL queries by the rules of Go's `net/url` (WIRE.md 2.6): what both Alloy and the server parse and Alloy emits.
-//! Not responsible for what the parameters mean (`ingest`).
+//! URL queries by the rules of Go's `net/url` (WIRE.md 2.6): what both Alloy and the server parse and Alloy
+//! emits. Not responsible for what the parameters mean (`ingest`).
 
 use std::ops::Range;
 
@@ -12,8 +12,8 @@ const SCRATCH_BYTES_KEPT: usize = 64 << 10;
 /// Pairs kept between queries.
 const SCRATCH_PAIRS_KEPT: usize = 1024;
 
-/// A parsed query: decoded pairs in one arena, in the order received. Reusable; holds no more than the query's
-/// length in text and [`PIECES_MAX`] pairs.
+/// A parsed query: decoded pairs in one arena, in the order received. Reusable; holds no more than the
+/// query's length in text and [`PIECES_MAX`] pairs.
 #[derive(Debug, Default)]
 pub struct Query {
     text: Vec<u8>,
@@ -31,8 +31,8 @@ struct Pair {
 impl Query {
     /// Parses `raw` (without `?`), replacing what was held before.
     ///
-    /// Empty pieces are skipped; a piece with a raw `;` or a bad percent-escape is dropped; no `=` means an empty
-    /// value; more than [`PIECES_MAX`] pieces make the whole query empty.
+    /// Empty pieces are skipped; a piece with a raw `;` or a bad percent-escape is dropped; no `=` means an
+    /// empty value; more than [`PIECES_MAX`] pieces make the whole query empty.
     pub fn parse(&mut self, raw: &[u8]) {
         self.clear();
         if memchr_iter(b'&', raw).count() >= PIECES_MAX {
@@ -78,8 +78,8 @@ impl Query {
     /// Sorts pairs bytewise by key; values of one key keep their order.
     pub fn sort(&mut self) {
         let text = &self.text;
-        // Ranges grow with the order received (one may be empty), so they break ties and an unstable sort, which
-        // does not allocate, will do.
+        // Ranges grow with the order received (one may be empty), so they break ties and an unstable sort,
+        // which does not allocate, will do.
         self.pairs.sort_unstable_by(|a, b| {
             let keys = text[a.start..a.key_end].cmp(&text[b.start..b.key_end]);
             keys.then((a.start, a.value_end).cmp(&(b.start, b.value_end)))
@@ -103,8 +103,8 @@ impl Query {
     }
 }
 
-/// Appends the Go query encoding of `text` to `out`: `A-Z a-z 0-9 - _ . ~` as they are, space as `+`, the rest as
-/// `%XX` in upper case.
+/// Appends the Go query encoding of `text` to `out`: `A-Z a-z 0-9 - _ . ~` as they are, space as `+`, the
+/// rest as `%XX` in upper case.
 pub fn escape(text: &[u8], out: &mut Vec<u8>) {
     let mut rest = text;
     while !rest.is_empty() {
@@ -244,9 +244,17 @@ mod tests {
 
     #[test]
     fn ten_thousand_pieces_and_no_more() {
-        let pieces = |count: usize| vec!["a=1"; count].join("&");
+        // Values fall, so that a sort which does not keep their order would show.
+        let pieces = |count: usize| {
+            (0..count)
+                .map(|n| format!("a={}", count - n))
+                .collect::<Vec<_>>()
+                .join("&")
+        };
         assert_eq!(reencoded(pieces(PIECES_MAX).as_bytes()), pieces(PIECES_MAX));
         assert_eq!(reencoded(pieces(PIECES_MAX + 1).as_bytes()), "");
+        let empty_first = ["=", "=2", "=1"].repeat(20).join("&");
+        assert_eq!(reencoded(empty_first.as_bytes()), empty_first);
         assert_eq!(
             reencoded("&".repeat(PIECES_MAX - 1).as_bytes()),
             "",
@@ -257,6 +265,21 @@ mod tests {
             "",
             "but they count"
         );
+    }
+
+    #[test]
+    fn long_queries_keep_the_order_of_values() {
+        let mut pairs: Vec<(usize, usize)> = (0..500).map(|n| (n * 7919 % 13, 500 - n)).collect();
+        let text = |pairs: &[(usize, usize)]| {
+            let pieces: Vec<String> = pairs
+                .iter()
+                .map(|(key, value)| format!("{key:02}={value}"))
+                .collect();
+            pieces.join("&")
+        };
+        let raw = text(&pairs);
+        pairs.sort_by_key(|pair| pair.0);
+        assert_eq!(reencoded(raw.as_bytes()), text(&pairs));
     }
 
     #[test]

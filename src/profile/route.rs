@@ -22,8 +22,8 @@ pub enum Routed {
     NotFound,
     /// 405 with an empty body and no `Allow`.
     MethodNotAllowed,
-    /// 301 to this cleaned, encoded path, at most three times as long as the path plus one byte; the caller appends
-    /// the query.
+    /// 301 to this cleaned, encoded path, at most three times as long as the path plus one byte; the caller
+    /// appends the query.
     Redirect(String),
     /// 400: a bad percent-escape or a control character, which Go refuses before routing.
     Malformed,
@@ -120,4 +120,106 @@ fn escape_path(path: &[u8]) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_1_to_9() {
+        let redirect = |to: &str| Routed::Redirect(to.to_owned());
+        let ingest = Routed::Route(Route::Ingest);
+        let push = Routed::Route(Route::Push);
+        let cases = [
+            ("1 ingest", true, "/ingest", ingest.clone()),
+            ("alias", true, "/pyroscope/ingest", ingest.clone()),
+            ("push", true, "/push.v1.PusherService/Push", push.clone()),
+            ("2 other method", false, "/ingest", Routed::MethodNotAllowed),
+            (
+                "2 other method on the alias",
+                false,
+                "/pyroscope/ingest",
+                Routed::MethodNotAllowed,
+            ),
+            (
+                "3 other method on push",
+                false,
+                "/push.v1.PusherService/Push",
+                Routed::MethodNotAllowed,
+            ),
+            (
+                "3 anywhere in the service",
+                false,
+                "/push.v1.PusherService/x/y",
+                Routed::MethodNotAllowed,
+            ),
+            ("4 unknown", true, "/", Routed::NotFound),
+            ("4 empty", true, "", redirect("/")),
+            ("4 longer", true, "/ingestx", Routed::NotFound),
+            ("4 other case", true, "/INGEST", Routed::NotFound),
+            ("5 trailing slash", true, "/ingest/", Routed::NotFound),
+            ("5 trailing slash, GET", false, "/ingest/", Routed::NotFound),
+            ("6 double slash", true, "//ingest", redirect("/ingest")),
+            ("6 dot", true, "/./ingest", redirect("/ingest")),
+            ("6 dot dot", true, "/x/../ingest", redirect("/ingest")),
+            ("6 above the root", true, "/../../ingest", redirect("/ingest")),
+            (
+                "6 keeps a trailing slash",
+                true,
+                "//ingest//",
+                redirect("/ingest/"),
+            ),
+            ("6 dot at the end", true, "/ingest/.", redirect("/ingest")),
+            ("6 any method", false, "//ingest", redirect("/ingest")),
+            ("6 unknown paths too", true, "//x", redirect("/x")),
+            (
+                "6 encoded again",
+                true,
+                "//a%20b%3fc%25é;d",
+                redirect("/a%20b%3Fc%25%C3%A9;d"),
+            ),
+            ("6 encoded slash", true, "/%2Fingest", redirect("/ingest")),
+            ("7 escaped letter", true, "/ing%65st", ingest),
+            ("7 escaped push", true, "/push%2ev1.PusherService%2FPush", push),
+            ("7 escaped, GET", false, "/ing%65st", Routed::MethodNotAllowed),
+            ("plus is no space", true, "/in+gest", Routed::NotFound),
+            (
+                "8 other procedure",
+                true,
+                "/push.v1.PusherService/Pull",
+                Routed::NotFound,
+            ),
+            ("8 the prefix", true, "/push.v1.PusherService/", Routed::NotFound),
+            (
+                "8 without its slash",
+                false,
+                "/push.v1.PusherService",
+                Routed::NotFound,
+            ),
+            ("9 metrics", true, "/metrics", Routed::NotFound),
+            ("bad escape", true, "/ing%6", Routed::Malformed),
+            ("bad digits", true, "/%zz", Routed::Malformed),
+            ("control character", true, "/in\x01gest", Routed::Malformed),
+            ("escaped control character", true, "/in%01gest", Routed::NotFound),
+        ];
+        for (name, post, path, expected) in cases {
+            assert_eq!(route(post, path.as_bytes()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn redirects_end() {
+        for path in ["//a//b/../c/./", "/..//..", "///", "/a/b/../../..", "//%2e%2e/x"] {
+            let Routed::Redirect(clean) = route(true, path.as_bytes()) else {
+                panic!("{path} is not clean")
+            };
+            assert_eq!(
+                route(true, clean.as_bytes()),
+                Routed::NotFound,
+                "{path} -> {clean}"
+            );
+            assert!(!clean.starts_with("//"), "never another host: {clean}");
+        }
+    }
 }

@@ -107,6 +107,35 @@ pub fn allowed_cpus() -> Vec<usize> {
     }
 }
 
+/// What the plan needs to know of this machine.
+pub fn host() -> crate::config::Host {
+    crate::config::Host {
+        cpus: allowed_cpus(),
+        cpu_quota: cpu_quota(),
+    }
+}
+
+/// The CPUs' worth of time that the cgroup allows (`cpu.max` of cgroup v2), if it limits any.
+fn cpu_quota() -> Option<f64> {
+    let text = std::fs::read_to_string("/sys/fs/cgroup/cpu.max").ok()?;
+    let (quota, period) = text.trim().split_once(' ')?;
+    Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok().filter(|period| *period > 0.0)?)
+}
+
+/// Raises the limit of open files as far as the process may. Returns the limit then in force, if there is one.
+pub fn raise_file_limit() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
+    getrlimit(Resource::Nofile).current
+}
+
 /// Pins the calling thread. A refusal costs speed, not correctness, so it is only reported.
 fn pin(cpu: usize) {
     let mut set = rustix::thread::CpuSet::new();

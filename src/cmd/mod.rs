@@ -1,0 +1,3 @@
+//! The subcommands. Each file holds one: its flags and what it does with them.
+
+pub mod run;

@@ -1,0 +1,324 @@
+//! The gateway put together: from a plan to running cores, and from a signal to the last line of the books.
+//!
+//! ```text
+//!  control plane (this thread, tokio)            data plane (one thread per core)
+//!   bind, start cores ──────────────────────────▶ inbound and / or destinations
+//!   DNS, admin port, signals
+//!   SIGTERM ─ Draining ─────────────────────────▶ stop accepting, finish requests
+//!           ─ wait: connections, then queues
+//!           ─ GivingUp (drain timeout) ─────────▶ drop what waits, counted as "shutdown"
+//!           ─ Leaving ──────────────────────────▶ cores end
+//!   print what was delivered and what was lost
+//! ```
+
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::{DestinationTarget, Plan};
+use crate::fanout::{DestinationId, DropReason, Fanout, Gate};
+use crate::inbound::tally::Tally;
+use crate::inbound::{Connections, Inbound, InboundSetup};
+use crate::outbound::addresses::{Addresses, Lookup, Resolver};
+use crate::outbound::destination::{Destination, DestinationSetup};
+use crate::outbound::dns;
+use crate::outbound::head::HeadWriter;
+use crate::profile::labels::LabelRules;
+use crate::runtime::clock::{self, Mono};
+use crate::runtime::engine::Verdict;
+use crate::runtime::phase::{self, Phase, PhaseReceiver};
+use crate::runtime::pool::MemoryBudget;
+use crate::runtime::sweeper::Sweeper;
+use crate::runtime::{self, CoreId, socket};
+
+/// How often a shutdown looks whether all is done.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+/// After giving up, how long requests in flight may still report their end.
+const LAST_OUTCOMES_WAIT: Duration = Duration::from_millis(200);
+
+/// A running gateway, seen from the control plane.
+pub struct Gateway {
+    /// What it does.
+    pub plan: Arc<Plan>,
+    /// What its cores run on.
+    pub engine: Verdict,
+    /// Its destinations.
+    pub gates: Vec<&'static Gate>,
+    /// The counters of its inbound cores.
+    pub tallies: Vec<Arc<Tally>>,
+    /// Its client connections.
+    pub connections: Arc<Connections>,
+    /// The memory its bodies hold.
+    pub memory: Arc<MemoryBudget>,
+    /// Where it listens; the ports that the kernel chose where the plan says 0.
+    pub addresses: Vec<SocketAddr>,
+    phase: watch::Sender<Phase>,
+    cores: Vec<JoinHandle<std::io::Result<()>>>,
+    http: Vec<HttpDestination>,
+    lookups: Option<mpsc::UnboundedReceiver<Lookup>>,
+}
+
+/// A destination whose name has to be kept resolved.
+struct HttpDestination {
+    gate: &'static Gate,
+    host: String,
+    port: u16,
+    addresses: Arc<Addresses>,
+}
+
+/// What one core is started with.
+struct CoreSetup {
+    inbound: Option<(InboundSetup, Vec<TcpListener>)>,
+    destinations: Vec<DestinationSetup>,
+    phase: PhaseReceiver,
+    ready: std::sync::mpsc::Sender<std::io::Result<()>>,
+}
+
+impl Gateway {
+    /// Binds every listener and starts every core. Nothing is left running when it fails.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, a thread or a ring that cannot be had.
+    pub fn start(plan: Plan, engine: Verdict) -> anyhow::Result<Self> {
+        let plan = Arc::new(plan);
+        let (addresses, mut listeners) = bind(&plan)?;
+        let gates: Vec<&'static Gate> = plan
+            .destinations
+            .iter()
+            .enumerate()
+            .map(|(index, one)| {
+                &*Box::leak(Box::new(Gate::new(
+                    DestinationId(index),
+                    one.name.clone(),
+                    one.queue_limit,
+                )))
+            })
+            .collect();
+        let (phase, phase_receiver) = watch::channel(Phase::Serving);
+        let (resolver, lookups) = Resolver::new();
+        let (mut destinations, http) = destinations(&plan, &gates, &resolver);
+        let memory = MemoryBudget::new(plan.memory_limit);
+        let connections = Arc::new(Connections::new(plan.conn_limit));
+        let tallies: Vec<Arc<Tally>> = (0..plan.inbound_cores()).map(|_| Arc::default()).collect();
+        let rules = LabelRules::new(plan.external_labels.clone()).context("--external-label")?;
+        let shared = InboundSetup {
+            plan: plan.clone(),
+            rules: Arc::new(rules),
+            fanout: Arc::new(Fanout::new(gates.clone(), plan.overflow)),
+            memory: memory.clone(),
+            connections: connections.clone(),
+            tally: Arc::default(),
+            phase: phase_receiver.clone(),
+        };
+        let (ready, started) = std::sync::mpsc::channel();
+        let mut cores = Vec::new();
+        for core in 0..plan.cores {
+            let inbound = tallies.get(core).map(|tally| {
+                let setup = InboundSetup {
+                    tally: tally.clone(),
+                    ..shared.clone()
+                };
+                (setup, listeners.iter_mut().filter_map(Vec::pop).collect())
+            });
+            let (own, others) = destinations.into_iter().partition(|(owner, _)| *owner == core);
+            destinations = others;
+            let own: Vec<(usize, DestinationSetup)> = own;
+            let setup = CoreSetup {
+                inbound,
+                destinations: own.into_iter().map(|(_, setup)| setup).collect(),
+                phase: phase_receiver.clone(),
+                ready: ready.clone(),
+            };
+            let cpu = plan.pinned.get(core).copied();
+            let handle = runtime::start_core(CoreId(core), engine.engine, cpu, move || run_core(setup));
+            cores.push(handle.with_context(|| format!("cannot start the thread of core {core}"))?);
+        }
+        drop(ready);
+        for _ in 0..plan.cores {
+            started
+                .recv()
+                .context("a core ended before it had started")?
+                .context("a core cannot start")?;
+        }
+        let lookups = Some(lookups);
+        Ok(Self {
+            plan,
+            engine,
+            gates,
+            tallies,
+            connections,
+            memory,
+            addresses,
+            phase,
+            cores,
+            http,
+            lookups,
+        })
+    }
+
+    /// The phase, for readiness.
+    pub fn phase(&self) -> PhaseReceiver {
+        self.phase.subscribe()
+    }
+
+    /// Starts keeping the destinations' names resolved. Must be called on a tokio `LocalSet`.
+    pub fn spawn_dns(&mut self) {
+        for one in self.http.drain(..) {
+            let refresh = self.plan.dns_refresh;
+            tokio::task::spawn_local(dns::keep_resolved(
+                one.gate,
+                one.host,
+                one.port,
+                one.addresses,
+                refresh,
+            ));
+        }
+        if let Some(lookups) = self.lookups.take() {
+            tokio::task::spawn_local(dns::answer_lookups(lookups));
+        }
+    }
+
+    /// Stops accepting, finishes requests, drains queues up to `--drain-timeout`, and ends the cores.
+    pub async fn shut_down(self) -> Vec<Farewell> {
+        let deadline = clock::now().after(self.plan.drain_timeout);
+        self.phase.send_replace(Phase::Draining);
+        wait_until(deadline, || self.connections.open() == 0).await;
+        wait_until(deadline, || {
+            self.gates.iter().all(|gate| gate.held_parcels() == 0)
+        })
+        .await;
+        self.phase.send_replace(Phase::GivingUp);
+        let last = clock::now().after(LAST_OUTCOMES_WAIT);
+        wait_until(last, || self.gates.iter().all(|gate| gate.held_parcels() == 0)).await;
+        self.phase.send_replace(Phase::Leaving);
+        for core in self.cores {
+            let _ = core.join();
+        }
+        Farewell::of_all(&self.gates)
+    }
+}
+
+/// What became of one destination's profiles, told at the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Farewell {
+    /// The destination's name.
+    pub name: String,
+    /// Parcels that it has.
+    pub delivered: u64,
+    /// Parcels that it will not get, by reason, where there were any.
+    pub dropped: Vec<(&'static str, u64)>,
+    /// Parcels that were on the wire when we left: it may have them.
+    pub unknown: u64,
+}
+
+impl Farewell {
+    /// Reads the books of every destination.
+    pub fn of_all(gates: &[&'static Gate]) -> Vec<Self> {
+        gates.iter().map(|gate| Self::of(gate)).collect()
+    }
+
+    fn of(gate: &Gate) -> Self {
+        let books = gate.books();
+        let dropped = DropReason::ALL
+            .iter()
+            .zip(&books.dropped)
+            .filter(|(_, amount)| amount.parcels > 0);
+        Self {
+            name: gate.name.clone(),
+            delivered: books.delivered.parcels,
+            dropped: dropped
+                .map(|(reason, amount)| (reason.label(), amount.parcels))
+                .collect(),
+            unknown: books.held_parcels,
+        }
+    }
+
+    /// Whether everything that was accepted is there.
+    pub fn is_whole(&self) -> bool {
+        self.dropped.is_empty() && self.unknown == 0
+    }
+}
+
+async fn wait_until(deadline: Mono, done: impl Fn() -> bool) {
+    while !done() && clock::now() < deadline {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+}
+
+/// The listeners of every address, one for each inbound core.
+fn bind(plan: &Plan) -> anyhow::Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>)> {
+    let mut addresses = Vec::new();
+    let mut all = Vec::new();
+    for wanted in &plan.listen {
+        let listeners = socket::listeners(*wanted, plan.inbound_cores())
+            .with_context(|| format!("--listen {wanted}: cannot bind; is another process using it?"))?;
+        addresses.push(listeners[0].local_addr()?);
+        all.push(listeners);
+    }
+    Ok((addresses, all))
+}
+
+/// What each destination's owner core needs, and whose names are to be resolved.
+fn destinations(
+    plan: &Plan,
+    gates: &[&'static Gate],
+    resolver: &Resolver,
+) -> (Vec<(usize, DestinationSetup)>, Vec<HttpDestination>) {
+    let instance = uuid::Uuid::new_v4().to_string();
+    let (mut setups, mut names) = (Vec::new(), Vec::new());
+    for ((index, one), gate) in plan.destinations.iter().enumerate().zip(gates) {
+        let (DestinationTarget::Http { host, port, .. }, Some(head)) =
+            (&one.target, HeadWriter::new(one, &instance))
+        else {
+            continue;
+        };
+        let addresses = Arc::new(Addresses::default());
+        names.push(HttpDestination {
+            gate,
+            host: host.clone(),
+            port: *port,
+            addresses: addresses.clone(),
+        });
+        let resolver = resolver.clone();
+        setups.push((
+            plan.writer_core(index),
+            DestinationSetup {
+                gate,
+                plan: one.clone(),
+                addresses,
+                resolver,
+                head,
+            },
+        ));
+    }
+    (setups, names)
+}
+
+/// The life of one core.
+async fn run_core(setup: CoreSetup) {
+    let sweeper = Rc::new(Sweeper::default());
+    monoio::spawn(sweeper.clone().run());
+    let destinations: Vec<Rc<Destination>> = setup
+        .destinations
+        .into_iter()
+        .map(|one| Destination::start(one, sweeper.clone()))
+        .collect();
+    if let Some((inbound, listeners)) = setup.inbound
+        && let Err(error) = Inbound::start(inbound, listeners, sweeper)
+    {
+        let _ = setup.ready.send(Err(error));
+        return;
+    }
+    let _ = setup.ready.send(Ok(()));
+    let mut phase = setup.phase;
+    phase::reached(&mut phase, Phase::GivingUp).await;
+    destinations
+        .iter()
+        .for_each(|destination| destination.give_up(DropReason::Shutdown));
+    phase::reached(&mut phase, Phase::Leaving).await;
+}

@@ -1,0 +1,80 @@
+//! Keeps a destination's [`Addresses`] up to date. Runs on the control plane.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::lookup_host;
+use tokio::sync::mpsc;
+
+use super::addresses::{Addresses, Lookup};
+use crate::fanout::Gate;
+
+/// Shortest time between two look-ups of one name, however often cores ask for it.
+const LOOKUP_EVERY_MIN: Duration = Duration::from_secs(1);
+/// A look-up without an answer is given up after this time.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Resolves `host` again every `refresh`, and sooner when a core could not connect. Ends only for an address, which needs
+/// no resolving. A name that does not resolve keeps the addresses it had.
+pub async fn keep_resolved(
+    gate: &'static Gate,
+    host: String,
+    port: u16,
+    addresses: Arc<Addresses>,
+    refresh: Duration,
+) {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        addresses.set(vec![SocketAddr::new(ip, port)]);
+        gate.doorbell.ring();
+        return;
+    }
+    let mut failing = false;
+    loop {
+        match resolve(&host, port).await {
+            Ok(found) => {
+                if addresses.set(found) {
+                    tracing::info!(destination = %gate.name, "name resolved to new addresses");
+                    gate.doorbell.ring();
+                }
+                failing = false;
+            }
+            Err(problem) => {
+                if !failing {
+                    tracing::warn!(destination = %gate.name, problem, "name does not resolve, profiles wait");
+                }
+                failing = true;
+            }
+        }
+        tokio::time::sleep(LOOKUP_EVERY_MIN.min(refresh)).await;
+        let _ = tokio::time::timeout(refresh, addresses.stale.notified()).await;
+    }
+}
+
+/// Answers the cores' questions about redirect targets, until the last core is gone.
+pub async fn answer_lookups(mut lookups: mpsc::UnboundedReceiver<Lookup>) {
+    while let Some(lookup) = lookups.recv().await {
+        tokio::task::spawn_local(async move {
+            if let Ok(found) = resolve(&lookup.host, lookup.port).await
+                && let Some(first) = found.first()
+            {
+                let _ = lookup.reply.send(*first);
+            }
+        });
+    }
+}
+
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, &'static str> {
+    match tokio::time::timeout(LOOKUP_TIMEOUT, lookup_host((host, port))).await {
+        Ok(Ok(found)) => {
+            let found: Vec<_> = found.collect();
+            if found.is_empty() {
+                Err("the name has no addresses")
+            } else {
+                Ok(found)
+            }
+        }
+        Ok(Err(_)) => Err("the resolver does not know the name"),
+        Err(_) => Err("the resolver did not answer in time"),
+    }
+}
