@@ -20,11 +20,17 @@ struct Line {
 enum Command {
     /// Run the gateway.
     Run(Box<pyrotee::config::Flags>),
+    /// Receive profiles as a destination does: verify, count, misbehave on demand.
+    Sink(cmd::sink::Args),
+    /// Send made-up profiles, as fast as they are answered or at a fixed rate, and tell how it went.
+    Load(cmd::load::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Line::parse().command {
         Command::Run(flags) => cmd::run::run(&flags),
+        Command::Sink(args) => cmd::sink::run(args),
+        Command::Load(args) => cmd::load::run(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

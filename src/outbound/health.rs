@@ -135,6 +135,12 @@ mod tests {
         Mono::default().after(Duration::from_millis(millis))
     }
 
+    fn fail(health: &mut Health, times: u32) {
+        for _ in 0..times {
+            health.failed(at(0), BACKOFF, 0.0);
+        }
+    }
+
     #[test]
     fn goes_down_after_failures_in_a_row_only() {
         let mut health = Health::new(8, at(0));
@@ -150,7 +156,7 @@ mod tests {
     #[test]
     fn probes_one_at_a_time_and_at_most_seconds_apart() {
         let mut health = Health::new(8, at(0));
-        (0..DOWN_AFTER).for_each(|_| drop(health.failed(at(0), BACKOFF, 0.0)));
+        fail(&mut health, DOWN_AFTER);
         assert_eq!(
             (
                 health.window(at(0)),
@@ -169,7 +175,7 @@ mod tests {
     #[test]
     fn comes_back_by_a_ramp() {
         let mut health = Health::new(8, at(0));
-        (0..DOWN_AFTER).for_each(|_| drop(health.failed(at(0), BACKOFF, 0.0)));
+        fail(&mut health, DOWN_AFTER);
         assert!(health.answered());
         assert_eq!(health.window(at(0)), RAMP_START);
         (0..20).for_each(|_| assert!(!health.answered()));

@@ -80,6 +80,13 @@ pub fn stop(fd: RawFd) {
     });
 }
 
+/// Makes the close that follows send a reset (RST) instead of a FIN: the peer loses what it has not read yet.
+pub fn reset_on_close(fd: RawFd) {
+    with_socket(fd, |socket| {
+        let _ = socket.set_linger(Some(Duration::ZERO));
+    });
+}
+
 /// Whether an idle connection is still good: nothing to read and not closed by the peer. One system call.
 pub fn is_quiet(fd: RawFd) -> bool {
     let mut quiet = false;
