@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
 
-use crate::config::{DestinationTarget, Plan};
+use crate::config::{AckPolicy, DestinationTarget, Plan};
 use crate::fanout::{DestinationId, DropReason, Fanout, Gate};
 use crate::inbound::tally::Tally;
 use crate::inbound::{Connections, Inbound, InboundSetup};
@@ -195,6 +195,7 @@ impl Gateway {
         self.phase.send_replace(Phase::GivingUp);
         let last = clock::now().after(LAST_OUTCOMES_WAIT);
         wait_until(last, || self.gates.iter().all(|gate| gate.held_parcels() == 0)).await;
+        self.gates.iter().for_each(|gate| gate.close());
         self.phase.send_replace(Phase::Leaving);
         for core in self.cores {
             let _ = core.join();
@@ -285,16 +286,16 @@ fn destinations(
             addresses: addresses.clone(),
         });
         let resolver = resolver.clone();
-        setups.push((
-            plan.writer_core(index),
-            DestinationSetup {
-                gate,
-                plan: one.clone(),
-                addresses,
-                resolver,
-                head,
-            },
-        ));
+        let answers_wait = plan.ack != AckPolicy::Queued;
+        let setup = DestinationSetup {
+            gate,
+            plan: one.clone(),
+            answers_wait,
+            addresses,
+            resolver,
+            head,
+        };
+        setups.push((plan.writer_core(index), setup));
     }
     (setups, names)
 }

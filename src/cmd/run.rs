@@ -54,7 +54,10 @@ pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let control = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    LocalSet::new().block_on(&control, serve(plan, verdict))
+    let result = LocalSet::new().block_on(&control, serve(plan, verdict));
+    // A name look-up that hangs in the system's resolver must not keep the process.
+    control.shutdown_background();
+    result
 }
 
 async fn serve(plan: Plan, verdict: engine::Verdict) -> anyhow::Result<ExitCode> {

@@ -285,16 +285,7 @@ pub fn push_body(
     body_limit: u64,
     memory: &Arc<MemoryBudget>,
 ) -> Result<Spliced, Refusal> {
-    let mut segments = body.segments;
-    let mut is_gzipped = dress.gzip_request && body.bytes > 0;
-    if dress.codec.protocol() == Protocol::GrpcWeb {
-        let message = grpc_web::unframe(&segments, dress.gzip_request)?;
-        is_gzipped = message.compressed;
-        segments = message.segments;
-    }
-    if is_gzipped {
-        segments = inflate(&segments, body_limit, memory)?;
-    }
+    let mut segments = message(body, dress, body_limit, memory)?;
     if dress.codec.is_json() {
         segments = json_to_proto(&segments, memory)?;
     }
@@ -306,6 +297,30 @@ pub fn push_body(
             error.to_string(),
         )
     })
+}
+
+/// The message of a Push without its gRPC-Web frame and gzip.
+///
+/// # Errors
+/// The codes of WIRE.md 3.2 and 3.5.
+pub fn message(
+    body: Body,
+    dress: Dress,
+    body_limit: u64,
+    memory: &Arc<MemoryBudget>,
+) -> Result<SmallVec<[Bytes; 4]>, Refusal> {
+    let mut segments = body.segments;
+    let mut is_gzipped = dress.gzip_request && body.bytes > 0;
+    if dress.codec.protocol() == Protocol::GrpcWeb {
+        let message = grpc_web::unframe(&segments, dress.gzip_request)?;
+        is_gzipped = message.compressed;
+        segments = message.segments;
+    }
+    if is_gzipped {
+        inflate(&segments, body_limit, memory)
+    } else {
+        Ok(segments)
+    }
 }
 
 fn inflate(
