@@ -25,6 +25,7 @@ use crate::fanout::{DestinationId, DropReason, Fanout, Gate};
 use crate::inbound::tally::Tally;
 use crate::inbound::{Connections, Inbound, InboundSetup};
 use crate::outbound::addresses::{Addresses, Lookup, Resolver};
+use crate::outbound::archive::{self, ArchiveControl, ArchiveSetup};
 use crate::outbound::destination::{Destination, DestinationSetup};
 use crate::outbound::dns;
 use crate::outbound::head::HeadWriter;
@@ -59,8 +60,15 @@ pub struct Gateway {
     pub addresses: Vec<SocketAddr>,
     phase: watch::Sender<Phase>,
     cores: Vec<JoinHandle<std::io::Result<()>>>,
+    archives: Vec<Archive>,
     http: Vec<HttpDestination>,
     lookups: Option<mpsc::UnboundedReceiver<Lookup>>,
+}
+
+/// A destination that is a folder, and its thread.
+struct Archive {
+    control: Arc<ArchiveControl>,
+    thread: JoinHandle<()>,
 }
 
 /// A destination whose name has to be kept resolved.
@@ -99,6 +107,7 @@ impl Gateway {
                 )))
             })
             .collect();
+        let archives = start_archives(&plan, &gates)?;
         let (phase, phase_receiver) = watch::channel(Phase::Serving);
         let (resolver, lookups) = Resolver::new();
         let (mut destinations, http) = destinations(&plan, &gates, &resolver);
@@ -156,6 +165,7 @@ impl Gateway {
             addresses,
             phase,
             cores,
+            archives,
             http,
             lookups,
         })
@@ -187,12 +197,14 @@ impl Gateway {
     pub async fn shut_down(self) -> Vec<Farewell> {
         let deadline = clock::now().after(self.plan.drain_timeout);
         self.phase.send_replace(Phase::Draining);
+        self.archives.iter().for_each(|archive| archive.control.drain());
         wait_until(deadline, || self.connections.open() == 0).await;
         wait_until(deadline, || {
             self.gates.iter().all(|gate| gate.held_parcels() == 0)
         })
         .await;
         self.phase.send_replace(Phase::GivingUp);
+        self.archives.iter().for_each(|archive| archive.control.give_up());
         let last = clock::now().after(LAST_OUTCOMES_WAIT);
         wait_until(last, || self.gates.iter().all(|gate| gate.held_parcels() == 0)).await;
         self.gates.iter().for_each(|gate| gate.close());
@@ -200,6 +212,12 @@ impl Gateway {
         for core in self.cores {
             let _ = core.join();
         }
+        // A write that hangs in the kernel cannot be interrupted: such a thread ends with the process.
+        let last = clock::now().after(LAST_OUTCOMES_WAIT);
+        wait_until(last, || {
+            self.archives.iter().all(|archive| archive.thread.is_finished())
+        })
+        .await;
         Farewell::of_all(&self.gates)
     }
 }
@@ -262,6 +280,28 @@ fn bind(plan: &Plan) -> anyhow::Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>)>
         all.push(listeners);
     }
     Ok((addresses, all))
+}
+
+/// Starts the thread of every archive.
+fn start_archives(plan: &Plan, gates: &[&'static Gate]) -> anyhow::Result<Vec<Archive>> {
+    let mut archives = Vec::new();
+    for (one, gate) in plan.destinations.iter().zip(gates) {
+        let DestinationTarget::File { directory } = &one.target else {
+            continue;
+        };
+        let control = ArchiveControl::new(gate);
+        let setup = ArchiveSetup {
+            gate,
+            directory: directory.clone(),
+            max_age: one.max_age,
+            max_retries: one.max_retries,
+            min_backoff: one.min_backoff,
+            max_backoff: one.max_backoff,
+        };
+        let thread = archive::start(setup, control.clone()).with_context(|| format!("--to {}", one.name))?;
+        archives.push(Archive { control, thread });
+    }
+    Ok(archives)
 }
 
 /// What each destination's owner core needs, and whose names are to be resolved.
