@@ -20,6 +20,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
 
+use crate::admin::Observed;
 use crate::config::{AckPolicy, DestinationTarget, Plan};
 use crate::fanout::{DestinationId, DropReason, Fanout, Gate};
 use crate::inbound::tally::Tally;
@@ -58,6 +59,7 @@ pub struct Gateway {
     pub memory: Arc<MemoryBudget>,
     /// Where it listens; the ports that the kernel chose where the plan says 0.
     pub addresses: Vec<SocketAddr>,
+    started_unix_ms: u64,
     phase: watch::Sender<Phase>,
     cores: Vec<JoinHandle<std::io::Result<()>>>,
     archives: Vec<Archive>,
@@ -155,6 +157,7 @@ impl Gateway {
                 .context("a core cannot start")?;
         }
         let lookups = Some(lookups);
+        let started_unix_ms = u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX);
         Ok(Self {
             plan,
             engine,
@@ -163,6 +166,7 @@ impl Gateway {
             connections,
             memory,
             addresses,
+            started_unix_ms,
             phase,
             cores,
             archives,
@@ -171,9 +175,18 @@ impl Gateway {
         })
     }
 
-    /// The phase, for readiness.
-    pub fn phase(&self) -> PhaseReceiver {
-        self.phase.subscribe()
+    /// What the admin port shows.
+    pub fn observed(&self) -> Arc<Observed> {
+        Arc::new(Observed {
+            plan: self.plan.clone(),
+            engine: self.engine.clone(),
+            gates: self.gates.clone(),
+            tallies: self.tallies.clone(),
+            connections: self.connections.clone(),
+            memory: self.memory.clone(),
+            phase: self.phase.subscribe(),
+            started_unix_ms: self.started_unix_ms,
+        })
     }
 
     /// Starts keeping the destinations' names resolved. Must be called on a tokio `LocalSet`.
