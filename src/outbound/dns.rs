@@ -1,6 +1,6 @@
 //! Keeps a destination's [`Addresses`] up to date. Runs on the control plane.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ const LOOKUP_EVERY_MIN: Duration = Duration::from_secs(1);
 /// A look-up without an answer is given up after this time.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Resolves `host` again every `refresh`, and sooner when a core could not connect. Ends only for an address, which needs
-/// no resolving. A name that does not resolve keeps the addresses it had.
+/// Resolves `host` again every `refresh`, and sooner when a core could not connect. Never ends. A name that does not
+/// resolve keeps the addresses it had. An address needs no resolving: it does not come here.
 pub async fn keep_resolved(
     gate: &'static Gate,
     host: String,
@@ -24,11 +24,6 @@ pub async fn keep_resolved(
     addresses: Arc<Addresses>,
     refresh: Duration,
 ) {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        addresses.set(vec![SocketAddr::new(ip, port)]);
-        gate.doorbell.ring();
-        return;
-    }
     let mut failing = false;
     loop {
         match resolve(&host, port).await {
