@@ -277,13 +277,19 @@ fn destinations(
         else {
             continue;
         };
-        let addresses = Arc::new(Addresses::default());
-        names.push(HttpDestination {
-            gate,
-            host: host.clone(),
-            port: *port,
-            addresses: addresses.clone(),
-        });
+        let addresses = match dns::fixed_addresses(host, *port) {
+            Some(fixed) => Arc::new(fixed),
+            None => {
+                let addresses = Arc::new(Addresses::default());
+                names.push(HttpDestination {
+                    gate,
+                    host: host.clone(),
+                    port: *port,
+                    addresses: addresses.clone(),
+                });
+                addresses
+            }
+        };
         let resolver = resolver.clone();
         setups.push((
             plan.writer_core(index),
