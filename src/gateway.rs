@@ -11,7 +11,7 @@
 //!   print what was delivered and what was lost
 //! ```
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -331,19 +331,19 @@ fn destinations(
         else {
             continue;
         };
-        let addresses = Arc::new(Addresses::default());
-        match host.parse::<IpAddr>() {
-            // Known before the first push, so that none spends an attempt on waiting for it.
-            Ok(ip) => {
-                addresses.set(vec![SocketAddr::new(ip, *port)]);
+        let addresses = match dns::fixed_addresses(host, *port) {
+            Some(fixed) => Arc::new(fixed),
+            None => {
+                let addresses = Arc::new(Addresses::default());
+                names.push(HttpDestination {
+                    gate,
+                    host: host.clone(),
+                    port: *port,
+                    addresses: addresses.clone(),
+                });
+                addresses
             }
-            Err(_) => names.push(HttpDestination {
-                gate,
-                host: host.clone(),
-                port: *port,
-                addresses: addresses.clone(),
-            }),
-        }
+        };
         let resolver = resolver.clone();
         let answers_wait = plan.ack != AckPolicy::Queued;
         let setup = DestinationSetup {

@@ -24,7 +24,9 @@ fn every_target_stands_its_corpus() {
     for (name, target) in TARGETS {
         let folder = fuzz.join("corpus").join(name);
         let mut inputs = 0;
-        for entry in std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+        for entry in
+            std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        {
             let path = entry.expect("a folder that can be listed").path();
             println!("{}", path.display());
             target(&std::fs::read(&path).expect("a file that can be read"));
@@ -40,6 +42,9 @@ fn every_target_is_a_binary_of_the_fuzz_crate() {
     let listed = manifest.matches("[[bin]]").count();
     assert_eq!(listed, TARGETS.len());
     for (name, _) in TARGETS {
-        assert!(manifest.contains(&format!("name = \"{name}\"")), "{name} is not in fuzz/Cargo.toml");
+        assert!(
+            manifest.contains(&format!("name = \"{name}\"")),
+            "{name} is not in fuzz/Cargo.toml"
+        );
     }
 }
