@@ -14,8 +14,11 @@ mod support;
 mod scripted;
 
 mod gateway;
+mod grpc_web;
 mod ingest;
+mod json;
 mod names;
+mod push;
 mod query;
 mod results;
 mod routing;
