@@ -699,7 +699,7 @@ fn the_status_page_is_complete_without_its_script() {
         "<noscript><meta http-equiv=\"refresh\"",
         "prefers-color-scheme: dark",
         "500\u{a0}B of 256\u{a0}MiB",
-        "≤ 10\u{a0}ms / ≤ 10\u{a0}ms",
+        "≤\u{a0}10\u{a0}ms / ≤\u{a0}10\u{a0}ms",
         "epoll",
         env!("CARGO_PKG_VERSION"),
     ] {

@@ -50,7 +50,10 @@ impl Listener for Port {
             match self.listener.accept().await {
                 Ok((stream, address)) => return (Bounded::new(stream, SILENCE_MAX, place), address),
                 // A client that has left before it was accepted costs nothing, and want of descriptors passes.
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                Err(error) => {
+                    tracing::debug!(%error, "the admin port could not accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }

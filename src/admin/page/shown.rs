@@ -481,8 +481,8 @@ fn latency(latency: &Latency) -> String {
         return "none lately".into();
     }
     let bound = |seconds: Option<f64>| match seconds {
-        Some(seconds) => format!("≤ {}", span(seconds)),
-        None => format!("> {}", span(latency.seconds_max)),
+        Some(seconds) => format!("≤\u{a0}{}", span(seconds)),
+        None => format!(">\u{a0}{}", span(latency.seconds_max)),
     };
     format!("{} / {}", bound(latency.p50_seconds), bound(latency.p99_seconds))
 }
