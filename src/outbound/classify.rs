@@ -42,8 +42,17 @@ pub enum Decision {
     GiveUp(Outcome),
 }
 
+/// What the operator says about answers that could be taken either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leniency {
+    /// Whether a rate limit is retried.
+    pub retry_on_http_429: bool,
+    /// Whether 307 and 308 are followed.
+    pub follow_redirects: bool,
+}
+
 /// Decides what `reply` to a request on `route` means.
-pub fn classify(route: Route, reply: &Reply) -> Decision {
+pub fn classify(route: Route, reply: &Reply, leniency: Leniency) -> Decision {
     let status = reply.status;
     let code = match route {
         Route::Ingest => None,
@@ -54,6 +63,19 @@ pub fn classify(route: Route, reply: &Reply) -> Decision {
         after: reply.retry_after,
         code,
     };
+    let is_limit = match (code, status) {
+        (Some(code), _) => code == Code::ResourceExhausted,
+        (None, 429) => true,
+        (None, 422) => says_resource_exhausted(&reply.body),
+        _ => false,
+    };
+    if is_limit {
+        return if leniency.retry_on_http_429 {
+            retry
+        } else {
+            give_up(DropReason::Rejected)
+        };
+    }
     if let Some(code) = code {
         return if is_retryable(code) {
             retry
@@ -65,10 +87,9 @@ pub fn classify(route: Route, reply: &Reply) -> Decision {
         // A Connect server repeats the codec of the request; anything else at 200 is not one (row 119).
         200 if route == Route::Push && !is_connect(reply.content_type.as_deref()) => retry,
         200..=299 => Decision::Delivered,
-        307 | 308 if reply.location.is_some() => Decision::Follow,
+        307 | 308 if leniency.follow_redirects && reply.location.is_some() => Decision::Follow,
         300..=399 => give_up(DropReason::Redirected),
-        408 | 429 => retry,
-        422 if says_resource_exhausted(&reply.body) => retry,
+        408 => retry,
         501 => give_up(DropReason::Rejected),
         500..=599 => retry,
         _ => give_up(refusal(status)),
@@ -87,7 +108,6 @@ fn is_retryable(code: Code) -> bool {
     matches!(
         code,
         Code::Unavailable
-            | Code::ResourceExhausted
             | Code::Aborted
             | Code::DeadlineExceeded
             | Code::Internal
@@ -128,8 +148,17 @@ mod tests {
         }
     }
 
+    const LENIENT: Leniency = Leniency {
+        retry_on_http_429: true,
+        follow_redirects: true,
+    };
+
     fn word(route: Route, reply: &Reply) -> &'static str {
-        match classify(route, reply) {
+        word_of(classify(route, reply, LENIENT))
+    }
+
+    fn word_of(decision: Decision) -> &'static str {
+        match decision {
             Decision::Delivered => "delivered",
             Decision::Retry { .. } => "retry",
             Decision::Follow => "follow",
@@ -165,6 +194,27 @@ mod tests {
             word(Route::Ingest, &reply(422, "application/json", body)),
             "retry"
         );
+    }
+
+    #[test]
+    fn the_operator_may_be_strict() {
+        let strict = Leniency {
+            retry_on_http_429: false,
+            follow_redirects: false,
+        };
+        let exhausted = r#"{"code":"resource_exhausted","message":"m"}"#;
+        for (route, status, content_type, body, expected) in [
+            (Route::Ingest, 429, "text/plain", "slow down", "rejected"),
+            (Route::Ingest, 422, "application/json", exhausted, "rejected"),
+            (Route::Push, 429, "text/plain", "slow down", "rejected"),
+            (Route::Push, 429, "application/json", exhausted, "rejected"),
+            (Route::Ingest, 503, "text/plain", "no", "retry"),
+            (Route::Ingest, 307, "", "", "redirected"),
+            (Route::Push, 308, "", "", "redirected"),
+        ] {
+            let decision = classify(route, &reply(status, content_type, body), strict);
+            assert_eq!(word_of(decision), expected, "{route:?} {status}");
+        }
     }
 
     #[test]

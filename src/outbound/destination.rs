@@ -16,7 +16,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::addresses::{Addresses, Resolver};
-use super::classify::{Decision, Reply, classify};
+use super::classify::{Decision, Leniency, Reply, classify};
 use super::connection::{AttemptError, Connection, Scratch};
 use super::desk::{Desk, Limits, Trouble};
 use super::head::{Aim, HeadWriter};
@@ -186,7 +186,7 @@ impl Destination {
         status.attempted(parcel.attempts > 0);
         status.observe(route, Span::Downstream, now.since(started));
         let decision = match &result {
-            Ok(reply) => classify(route, reply),
+            Ok(reply) => classify(route, reply, self.leniency()),
             Err(error) => {
                 self.note_trouble(&error.to_string());
                 self.setup.addresses.stale.notify_one();
@@ -244,6 +244,13 @@ impl Destination {
             }
         };
         self.note_change(changed);
+    }
+
+    fn leniency(&self) -> Leniency {
+        Leniency {
+            retry_on_http_429: self.setup.plan.retry_on_http_429,
+            follow_redirects: self.setup.plan.follow_redirects,
+        }
     }
 
     fn note_trouble(&self, text: &str) {
@@ -321,7 +328,7 @@ impl Lane {
         let mut reply = self.exchange(push, own, deadline).await?;
         let mut detour: Option<Detour> = None;
         for _ in 0..REDIRECTS_MAX {
-            if classify(push.route, &reply) != Decision::Follow {
+            if classify(push.route, &reply, destination.leniency()) != Decision::Follow {
                 break;
             }
             let from = detour.as_ref().map_or((own.authority, own.path), |detour| {
