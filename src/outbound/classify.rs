@@ -51,9 +51,18 @@ pub struct Leniency {
     pub follow_redirects: bool,
 }
 
-/// Decides what `reply` to a request on `route` means.
-pub fn classify(route: Route, reply: &Reply, leniency: Leniency) -> Decision {
-    let status = reply.status;
+/// The request that was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Its route.
+    pub route: Route,
+    /// Its `Content-Type`, which a Connect server repeats.
+    pub content_type: Option<&'a [u8]>,
+}
+
+/// Decides what `reply` to `asked` means.
+pub fn classify(asked: Asked<'_>, reply: &Reply, leniency: Leniency) -> Decision {
+    let (status, route) = (reply.status, asked.route);
     let code = match route {
         Route::Ingest => None,
         Route::Push => connect::error_code(status, reply.content_type.as_deref(), &reply.body),
@@ -84,8 +93,10 @@ pub fn classify(route: Route, reply: &Reply, leniency: Leniency) -> Decision {
         };
     }
     match status {
-        // A Connect server repeats the codec of the request; anything else at 200 is not one (row 119).
-        200 if route == Route::Push && !is_connect(reply.content_type.as_deref()) => retry,
+        // Anything else at 200 than what was asked in is no Pyroscope: a login page, another server (row 119).
+        200 if route == Route::Push && !is_same_type(reply.content_type.as_deref(), asked.content_type) => {
+            retry
+        }
         200..=299 => Decision::Delivered,
         307 | 308 if leniency.follow_redirects && reply.location.is_some() => Decision::Follow,
         300..=399 => give_up(DropReason::Redirected),
@@ -116,17 +127,16 @@ fn is_retryable(code: Code) -> bool {
     )
 }
 
-/// Protobuf, or JSON where `--labels verbatim` passed a JSON request on.
-fn is_connect(content_type: Option<&[u8]>) -> bool {
-    content_type.is_some_and(|value| {
-        let essence = value
-            .split(|byte| *byte == b';')
-            .next()
-            .unwrap_or_default()
-            .trim_ascii();
-        essence.eq_ignore_ascii_case(b"application/proto")
-            || essence.eq_ignore_ascii_case(b"application/json")
-    })
+/// Whether two content types are the same but for case and parameters.
+fn is_same_type(one: Option<&[u8]>, other: Option<&[u8]>) -> bool {
+    fn essence(value: &[u8]) -> &[u8] {
+        let parameters = value.iter().position(|byte| *byte == b';');
+        value[..parameters.unwrap_or(value.len())].trim_ascii()
+    }
+    match (one, other) {
+        (Some(one), Some(other)) => essence(one).eq_ignore_ascii_case(essence(other)),
+        _ => false,
+    }
 }
 
 /// Pyroscope answered a rate limit on `/ingest` with 422 until 2026-07 (USERS.md section 2).
@@ -153,8 +163,13 @@ mod tests {
         follow_redirects: true,
     };
 
+    fn asked(route: Route) -> Asked<'static> {
+        let content_type: Option<&[u8]> = (route == Route::Push).then_some(b"application/proto");
+        Asked { route, content_type }
+    }
+
     fn word(route: Route, reply: &Reply) -> &'static str {
-        word_of(classify(route, reply, LENIENT))
+        word_of(classify(asked(route), reply, LENIENT))
     }
 
     fn word_of(decision: Decision) -> &'static str {
@@ -212,7 +227,7 @@ mod tests {
             (Route::Ingest, 307, "", "", "redirected"),
             (Route::Push, 308, "", "", "redirected"),
         ] {
-            let decision = classify(route, &reply(status, content_type, body), strict);
+            let decision = classify(asked(route), &reply(status, content_type, body), strict);
             assert_eq!(word_of(decision), expected, "{route:?} {status}");
         }
     }
@@ -239,6 +254,31 @@ mod tests {
         );
         assert_eq!(word(Route::Push, &reply(202, "", "")), "delivered");
         assert_eq!(word(Route::Push, &reply(200, "text/html", "<html>")), "retry");
+    }
+
+    #[test]
+    fn a_200_to_a_push_repeats_its_content_type() {
+        for (sent, answered, expected) in [
+            ("application/proto", "application/proto", "delivered"),
+            ("application/proto", "Application/Proto ; x=y", "delivered"),
+            ("application/proto", "application/json", "retry"),
+            ("application/proto", "", "retry"),
+            // --labels verbatim passes a JSON request on as it is.
+            ("application/json; charset=utf-8", "application/json", "delivered"),
+            ("application/json", "application/proto", "retry"),
+            (
+                "application/grpc-web+proto",
+                "application/grpc-web+proto",
+                "delivered",
+            ),
+        ] {
+            let asked = Asked {
+                route: Route::Push,
+                content_type: Some(sent.as_bytes()),
+            };
+            let decision = classify(asked, &reply(200, answered, ""), LENIENT);
+            assert_eq!(word_of(decision), expected, "{sent}: {answered}");
+        }
     }
 
     #[test]

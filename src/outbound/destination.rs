@@ -16,7 +16,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::addresses::{Addresses, Resolver};
-use super::classify::{Decision, Leniency, Reply, classify};
+use super::classify::{Asked, Decision, Leniency, Reply, classify};
 use super::connection::{AttemptError, Connection, Scratch};
 use super::desk::{Desk, Limits, Trouble};
 use super::head::{Aim, HeadWriter};
@@ -186,7 +186,7 @@ impl Destination {
         status.attempted(parcel.attempts > 0);
         status.observe(route, Span::Downstream, now.since(started));
         let decision = match &result {
-            Ok(reply) => classify(route, reply, self.leniency()),
+            Ok(reply) => classify(asked(parcel.ticket.push()), reply, self.leniency()),
             Err(error) => {
                 self.note_trouble(&error.to_string());
                 self.setup.addresses.stale.notify_one();
@@ -282,6 +282,13 @@ impl Destination {
     }
 }
 
+fn asked(push: &Push) -> Asked<'_> {
+    Asked {
+        route: push.route,
+        content_type: push.content_type(),
+    }
+}
+
 fn answer_text(status: u16, code: Option<&str>, consequence: &str) -> String {
     match code {
         Some(code) => format!("answered {status} {code}; {consequence}"),
@@ -328,7 +335,7 @@ impl Lane {
         let mut reply = self.exchange(push, own, deadline).await?;
         let mut detour: Option<Detour> = None;
         for _ in 0..REDIRECTS_MAX {
-            if classify(push.route, &reply, destination.leniency()) != Decision::Follow {
+            if classify(asked(push), &reply, destination.leniency()) != Decision::Follow {
                 break;
             }
             let from = detour.as_ref().map_or((own.authority, own.path), |detour| {
