@@ -299,7 +299,7 @@ pub static ROWS: [Row; 41] = [
     row(
         "pyrotee_destination_attempts_total",
         Kind::Counter,
-        "",
+        "attempts",
         &["destination"],
         "Requests that ended, with or without an answer, the first and the repeated ones.",
         Read::Each(|gate, _| Some(gate.status.attempts().into())),
@@ -307,7 +307,7 @@ pub static ROWS: [Row; 41] = [
     row(
         "pyrotee_destination_connections",
         Kind::Gauge,
-        "",
+        "connections",
         &["destination"],
         "Open connections to the destination.",
         Read::Each(|gate, _| Some(gate.status.connections().into())),
@@ -355,7 +355,7 @@ pub static ROWS: [Row; 41] = [
     row(
         "pyroscope_receive_http_tcp_connections",
         Kind::Gauge,
-        "",
+        "connections",
         &["protocol"],
         "Open client connections.",
         Read::All(|seen, out| out.add(&["http"], seen.observed.connections.open() as u64)),
@@ -421,7 +421,7 @@ pub static ROWS: [Row; 41] = [
     row(
         "pyroscope_write_retries_total",
         Kind::Counter,
-        "",
+        "retries",
         &["endpoint"],
         "Attempts that were not the first for their parcel.",
         Read::Each(|gate, _| Some(gate.status.retries().into())),
@@ -468,7 +468,7 @@ pub static ROWS: [Row; 41] = [
     row(
         "process_open_fds",
         Kind::Gauge,
-        "",
+        "fds",
         &[],
         "Open file descriptors.",
         Read::All(|_, out| out.add_if(&[], process::open_fds())),
@@ -476,7 +476,7 @@ pub static ROWS: [Row; 41] = [
     row(
         "process_max_fds",
         Kind::Gauge,
-        "",
+        "fds",
         &[],
         "The limit of open file descriptors.",
         Read::All(|_, out| out.add_if(&[], process::max_fds())),

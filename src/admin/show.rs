@@ -4,16 +4,21 @@ use std::time::Duration;
 
 pub use crate::config::units::show_size as size;
 
-/// `0`, `7`, `1 234`, `56.7 k`, `12.3 M`.
+/// `0`, `7`, `1 234`, `1 234 567`, `12.3 M`, `7.0 G`.
 #[allow(clippy::cast_precision_loss)] // for display
 pub fn count(count: u64) -> String {
     match count {
-        0..1_000 => count.to_string(),
-        // A thin space keeps the groups apart and the number together.
-        1_000..100_000 => format!("{}\u{202f}{:03}", count / 1_000, count % 1_000),
-        100_000..1_000_000 => format!("{:.0} k", count as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} M", count as f64 / 1e6),
+        0..10_000_000 => grouped(count),
+        10_000_000..1_000_000_000 => format!("{:.1} M", count as f64 / 1e6),
         _ => format!("{:.1} G", count as f64 / 1e9),
+    }
+}
+
+/// In groups of three, with a space between them that is narrow and does not break.
+fn grouped(count: u64) -> String {
+    match count / 1_000 {
+        0 => count.to_string(),
+        thousands => format!("{}\u{202f}{:03}", grouped(thousands), count % 1_000),
     }
 }
 
@@ -83,7 +88,7 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let counts = [0, 999, 1_000, 12_034, 123_456, 1_250_000, 7_000_000_000].map(count);
+        let counts = [0, 999, 1_000, 12_034, 1_250_006, 12_340_000, 7_000_000_000].map(count);
         assert_eq!(
             counts,
             [
@@ -91,8 +96,8 @@ mod tests {
                 "999",
                 "1\u{202f}000",
                 "12\u{202f}034",
-                "123 k",
-                "1.2 M",
+                "1\u{202f}250\u{202f}006",
+                "12.3 M",
                 "7.0 G"
             ]
         );

@@ -2,6 +2,7 @@
 //! is the page's work.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -38,7 +39,7 @@ pub struct Snapshot {
     /// Since the process started.
     pub uptime_seconds: f64,
     /// Where clients push to.
-    pub listen: Vec<String>,
+    pub listen: Vec<SocketAddr>,
     /// Client connections, open and at most.
     pub connections: Share,
     /// Memory that bodies hold, in bytes, now and at most.
@@ -219,7 +220,7 @@ impl Snapshot {
             engine_reason: observed.engine.reason.clone(),
             now_unix_ms: u64::try_from(unix_now.as_millis()).unwrap_or(u64::MAX),
             uptime_seconds: observed.uptime().as_secs_f64(),
-            listen: observed.plan.listen.iter().map(ToString::to_string).collect(),
+            listen: observed.plan.listen.clone(),
             connections: Share {
                 used: observed.connections.open() as u64,
                 limit: observed.connections.limit() as u64,

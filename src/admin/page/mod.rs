@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `{{key}}` | a text that never changes, escaped |
 //! | `[[key]]` | a text that does, in an element the script finds again |
-//! | `{{bar:key}}`, `{{curve:key}}`, `{{state:key}}`, `{{rows:key}}` | the width of a bar, a path, a state, table rows |
+//! | `{{bar:key}}`, `{{curve:key}}`, `{{state:key}}`, `{{table:key}}` | the width of a bar, a path, a state, a table |
 //! | `{{!key}}` | HTML, CSS or JavaScript of ours, as it is |
 //!
 //! In `destination.html` a key that begins with a dot belongs to the destination.
@@ -134,29 +134,38 @@ fn replacement(
             .get(&key)
             .map(|path| format!("data-curve=\"{key}\" d=\"{path}\"")),
         "state" => shown.states.get(&key).map(|state| (*state).to_owned()),
-        "rows" => shown.rows.get(key.as_str()).map(table_rows),
+        "table" => shown.rows.get(key.as_str()).map(|rows| table(&key, rows)),
         _ => None,
     };
     value.unwrap_or_else(|| unknown(&key))
 }
 
-/// Rows as the script makes them too: the first cell is the row's header, and the head of the column says how it is
-/// aligned. The templates are few, so the columns of numbers stand in [`shown`].
-fn table_rows(rows: &shown::Rows) -> String {
-    let cell = |(index, text): (usize, &String)| {
-        let class = if rows.numeric.contains(&index) { "n" } else { "" };
-        match index {
-            0 => format!("<th scope=\"row\" class=\"{class}\">{}</th>", escape(text)),
-            _ => format!("<td class=\"{class}\">{}</td>", escape(text)),
-        }
+/// A table. The script makes its later rows like the first ones here: the first cell is the row's header, and class and
+/// label of a cell are those of its column.
+fn table(key: &str, rows: &shown::Rows) -> String {
+    let class = |column: &shown::Column| if column.is_number { "n" } else { "" };
+    let head = |column: &shown::Column| {
+        let (class, title) = (class(column), escape(column.title));
+        format!("<th scope=\"col\" class=\"{class}\">{title}</th>")
+    };
+    let cell = |(index, (column, text)): (usize, (&shown::Column, &String))| {
+        let (open, close) = if index == 0 {
+            ("th scope=\"row\"", "th")
+        } else {
+            ("td", "td")
+        };
+        let (class, label, text) = (class(column), escape(column.title), escape(text));
+        format!("<{open} class=\"{class}\" data-label=\"{label}\">{text}</{close}>")
     };
     let row = |cells: &Vec<String>| {
-        format!(
-            "<tr>{}</tr>",
-            cells.iter().enumerate().map(cell).collect::<String>()
-        )
+        let cells = rows.columns.iter().zip(cells).enumerate().map(cell);
+        format!("<tr>{}</tr>", cells.collect::<String>())
     };
-    rows.cells.iter().map(row).collect()
+    format!(
+        "<table><thead><tr>{}</tr></thead><tbody data-rows=\"{key}\">{}</tbody></table>",
+        rows.columns.iter().map(head).collect::<String>(),
+        rows.cells.iter().map(row).collect::<String>(),
+    )
 }
 
 /// A mark that nothing fills: seen by a test, and on the page rather than hidden.

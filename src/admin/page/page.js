@@ -6,7 +6,7 @@
   const all = (name) => [...document.querySelectorAll(`[data-${name}]`)];
   const slots = { text: all("text"), bar: all("bar"), curve: all("curve"), state: all("bind-state"), rows: all("rows") };
   const lost = document.querySelector(".lost");
-  let heard = Date.now();
+  let heard = new Date();
 
   const row = (cells, heads) => {
     const line = document.createElement("tr");
@@ -14,6 +14,7 @@
       const cell = line.appendChild(document.createElement(index === 0 ? "th" : "td"));
       if (index === 0) cell.scope = "row";
       cell.className = heads[index].className;
+      cell.dataset.label = heads[index].textContent;
       cell.textContent = text;
     });
     return line;
@@ -41,16 +42,15 @@
         const answer = await fetch("-/status", { cache: "no-store", signal: AbortSignal.timeout(5000) });
         if (!answer.ok) throw new Error(answer.statusText);
         show((await answer.json()).page);
-        heard = Date.now();
+        heard = new Date();
         lost.hidden = true;
       } catch {
-        const text = `No answer from pyrotee since ${new Date(heard).toLocaleTimeString()}. The numbers below are from then.`;
+        const text = `pyrotee does not answer. The numbers below are from ${heard.toLocaleTimeString()}.`;
         if (lost.textContent !== text) lost.textContent = text;
         lost.hidden = false;
       }
     }
     setTimeout(poll, 1000);
   };
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) heard = Date.now(); });
   setTimeout(poll, 1000);
 })();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -15,6 +16,12 @@ const CURVE_WIDTH: f64 = 240.0;
 const CURVE_HEIGHT: f64 = 40.0;
 /// Room above the highest point, so that its line is not cut.
 const CURVE_MARGIN: f64 = 2.0;
+
+/// The names by which the style sheet chooses colours.
+const GOOD: &str = "up";
+const QUIET: &str = "idle";
+const WARNING: &str = "auth_failing";
+const BAD: &str = "down";
 
 /// What changes on the page, by the keys that its templates use.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -33,13 +40,60 @@ pub struct Shown {
     pub rows: BTreeMap<&'static str, Rows>,
 }
 
+/// Something that an operator should know of first.
+struct Problem {
+    state: &'static str,
+    title: &'static str,
+    sentence: String,
+    hint: &'static str,
+}
+
 /// The body of a table.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
     /// Row by row, not escaped.
     pub cells: Vec<Vec<String>>,
-    /// Columns that hold numbers.
-    pub numeric: &'static [usize],
+    /// From left to right.
+    pub columns: &'static [Column],
+}
+
+/// A column of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// What stands above it.
+    pub title: &'static str,
+    /// Whether it holds numbers, which are aligned to the right.
+    pub is_number: bool,
+}
+
+const DROPS: [Column; 5] = [
+    text("Destination"),
+    text("Reason"),
+    number("Parcels"),
+    number("Bytes"),
+    text("What it means"),
+];
+const ANSWERS: [Column; 5] = [
+    text("Route"),
+    text("Method"),
+    number("Status"),
+    number("Requests"),
+    number("Mean time"),
+];
+const REFUSALS: [Column; 3] = [text("Reason"), number("Requests"), text("What it means")];
+
+const fn text(title: &'static str) -> Column {
+    Column {
+        title,
+        is_number: false,
+    }
+}
+
+const fn number(title: &'static str) -> Column {
+    Column {
+        title,
+        is_number: true,
+    }
 }
 
 impl Serialize for Rows {
@@ -92,63 +146,33 @@ impl Shown {
         );
         self.text("phase", snapshot.phase.replace('_', " "));
         self.states
-            .insert("phase".into(), if snapshot.ready { "up" } else { "auth_failing" });
+            .insert("phase".into(), if snapshot.ready { GOOD } else { WARNING });
     }
 
     /// The one sentence that an operator came for, and what to make of it.
     fn verdict(&mut self, snapshot: &Snapshot) {
-        let named = |state: State| -> Vec<&str> {
-            let those = snapshot.destinations.iter().filter(|one| one.state == state);
-            those.map(|one| one.name.as_str()).collect()
-        };
-        let (down, unauthorized) = (named(State::Down), named(State::AuthFailing));
-        let dropped_lately = snapshot.totals.dropped_parcels_last_minute > 0;
-        let waits =
-            "Its profiles wait in its queue and are sent when it answers again; the others are not affected.";
-        let (state, title, verdict, hint) = if !snapshot.ready {
-            let hint =
-                "No new connections are taken; what waits is still being delivered until the drain timeout.";
-            (
-                "auth_failing",
-                "shutting down",
-                "Shutting down.".into(),
-                hint.to_owned(),
-            )
-        } else if !unauthorized.is_empty() {
-            let verdict = format!("{} refuses our credentials.", list(&unauthorized));
-            let hint = "What it refuses is dropped. Mend its header.Authorization, or the user and password in its URL.";
-            ("auth_failing", "credentials refused", verdict, hint.to_owned())
-        } else if !down.is_empty() && dropped_lately {
-            let verdict = format!("{} down, and profiles are being dropped.", is_or_are(&down));
-            (
-                "down",
-                "dropping",
-                verdict,
-                "The reasons are below, under Dropped.".to_owned(),
-            )
-        } else if !down.is_empty() {
-            (
-                "down",
-                "destination down",
-                format!("{} down.", is_or_are(&down)),
-                waits.to_owned(),
-            )
-        } else if dropped_lately {
-            let hint = "The reasons are below, under Dropped.".to_owned();
-            ("down", "dropping", "Profiles are being dropped.".into(), hint)
-        } else if snapshot.totals.accepted_pushes == 0 {
-            let hint = format!(
-                "Point a profiler's server address at {}.",
-                snapshot.listen.join(" or ")
-            );
-            (
-                "idle",
-                "waiting",
-                "Ready, and waiting for the first profile.".into(),
-                hint,
-            )
-        } else {
-            ("up", "all is well", "All is well.".into(), all_is_well(snapshot))
+        let problems = problems(snapshot);
+        let (state, title, verdict, hint) = match problems.first() {
+            Some(first) => {
+                let sentences: Vec<&str> = problems.iter().map(|problem| problem.sentence.as_str()).collect();
+                let hints: Vec<&str> = problems.iter().map(|problem| problem.hint).collect();
+                let state = if problems.iter().any(|problem| problem.state == BAD) {
+                    BAD
+                } else {
+                    first.state
+                };
+                (state, first.title, sentences.join(" "), hints.join(" "))
+            }
+            None if snapshot.totals.accepted_pushes == 0 => {
+                let hint = where_to_push(&snapshot.listen);
+                (
+                    QUIET,
+                    "waiting",
+                    "Ready, and waiting for the first profile.".into(),
+                    hint,
+                )
+            }
+            None => (GOOD, "all is well", "All is well.".into(), all_is_well(snapshot)),
         };
         self.title = format!("pyrotee: {title}");
         self.text("verdict", verdict);
@@ -196,14 +220,8 @@ impl Shown {
             "dropped_under",
             format!("{} in the last minute", count(totals.dropped_parcels_last_minute)),
         );
-        self.states.insert(
-            "dropped".into(),
-            if totals.dropped_parcels_last_minute > 0 {
-                "down"
-            } else {
-                "idle"
-            },
-        );
+        self.states
+            .insert("dropped".into(), bad_if(totals.dropped_parcels_last_minute > 0));
         self.text("connections", count(snapshot.connections.used));
         self.text(
             "connections_under",
@@ -225,10 +243,10 @@ impl Shown {
 
     fn destination(&mut self, id: &str, one: &Destination, now_unix_ms: u64) {
         let (state, word) = match one.state {
-            State::Up => ("up", "up"),
-            State::Idle => ("idle", "idle"),
-            State::Down => ("down", "down"),
-            State::AuthFailing => ("auth_failing", "auth failing"),
+            State::Up => (GOOD, "up"),
+            State::Idle => (QUIET, "idle"),
+            State::Down => (BAD, "down"),
+            State::AuthFailing => (WARNING, "auth failing"),
         };
         let since = |unix_ms: u64| ago(Duration::from_millis(now_unix_ms.saturating_sub(unix_ms)));
         self.states.insert(id.into(), state);
@@ -245,16 +263,20 @@ impl Shown {
             "why",
             match &one.last_error {
                 Some(error) => format!("Last error {}: {}", since(error.unix_ms), error.text),
-                None => "No errors so far.".into(),
+                None => String::new(),
             },
         );
         text(
             "peak",
             format!("peak {}/s", rate(one.curve.iter().copied().fold(0.0, f64::max))),
         );
-        let max_age = one
-            .max_age_seconds
-            .map_or(String::new(), |age| format!(", max {}", max_age(age)));
+        let kept = one.max_age_seconds;
+        text(
+            "kept",
+            kept.map_or(String::new(), |age| {
+                format!(", kept for {} at most", max_age(age))
+            }),
+        );
         text(
             "queue",
             format!(
@@ -267,13 +289,13 @@ impl Shown {
             "oldest",
             match one.queued_parcels {
                 0 => "none waits".into(),
-                _ => format!("{}{max_age}", waited(one.oldest_age_seconds)),
+                _ => waited(one.oldest_age_seconds),
             },
         );
         text(
             "in_flight",
-            match one.kind {
-                "file" => count(one.in_flight_parcels),
+            match one.window_parcels {
+                0 => count(one.in_flight_parcels),
                 _ => format!(
                     "{} of {}",
                     count(one.in_flight_parcels),
@@ -292,9 +314,10 @@ impl Shown {
             format!("{}, {}", count(one.attempts), count(one.retries)),
         );
         text("dropped", dropped(one));
-        let is_losing = one.dropped_parcels_last_minute > 0;
         self.states
-            .insert(format!("{id}.drops"), if is_losing { "down" } else { "idle" });
+            .insert(format!("{id}.drops"), bad_if(one.dropped_parcels_last_minute > 0));
+        let is_nearly_full = one.queue_bytes.used > one.queue_bytes.limit / 10 * 9;
+        self.states.insert(format!("{id}.queue"), bad_if(is_nearly_full));
         self.bar(format!("{id}.queue"), one.queue_bytes);
         self.curve(id, &one.curve);
     }
@@ -315,7 +338,7 @@ impl Shown {
         let answers = snapshot.answers.iter().map(|one| {
             let mean = span(one.mean_seconds);
             vec![
-                one.route.to_owned(),
+                route(one.route).to_owned(),
                 one.method.to_owned(),
                 one.status.to_string(),
                 count(one.count),
@@ -357,14 +380,72 @@ impl Shown {
                 "Never accepted: the client got an error and knows.",
             ),
         );
-        for (key, cells, numeric) in [
-            ("drops", drops, [2, 3].as_slice()),
-            ("answers", answers, &[2, 3, 4]),
-            ("refusals", refusals, &[1]),
+        for (key, cells, columns) in [
+            ("drops", drops, DROPS.as_slice()),
+            ("answers", answers, &ANSWERS),
+            ("refusals", refusals, &REFUSALS),
         ] {
-            self.rows.insert(key, Rows { cells, numeric });
+            self.rows.insert(key, Rows { cells, columns });
         }
     }
+}
+
+/// What is wrong, the worst first.
+fn problems(snapshot: &Snapshot) -> Vec<Problem> {
+    let named = |state: State| -> Vec<&str> {
+        let those = snapshot.destinations.iter().filter(|one| one.state == state);
+        those.map(|one| one.name.as_str()).collect()
+    };
+    let (down, unauthorized) = (named(State::Down), named(State::AuthFailing));
+    let mut problems = Vec::new();
+    if !snapshot.ready {
+        problems.push(Problem {
+            state: WARNING,
+            title: "shutting down",
+            sentence: "Shutting down.".into(),
+            hint: "No new connections are taken; what waits is delivered until the drain timeout.",
+        });
+    }
+    if snapshot.totals.dropped_parcels_last_minute > 0 {
+        problems.push(Problem {
+            state: BAD,
+            title: "dropping",
+            sentence: "Profiles are being dropped.".into(),
+            hint: "The reasons are below, under Dropped.",
+        });
+    }
+    if !down.is_empty() {
+        problems.push(Problem {
+            state: BAD,
+            title: "destination down",
+            sentence: format!("{} down.", is_or_are(&down)),
+            hint: "Profiles for a destination that is down wait in its queue; the others are not affected.",
+        });
+    }
+    if !unauthorized.is_empty() {
+        problems.push(Problem {
+            state: WARNING,
+            title: "credentials refused",
+            sentence: format!("Credentials are refused by {}.", list(&unauthorized)),
+            hint: "What is refused is dropped until header.Authorization, or the user and password in the URL, are right.",
+        });
+    }
+    problems
+}
+
+fn where_to_push(listen: &[SocketAddr]) -> String {
+    let place = |address: &SocketAddr| {
+        if address.ip().is_unspecified() {
+            format!("port {} of this machine", address.port())
+        } else {
+            format!("http://{address}")
+        }
+    };
+    let places: Vec<String> = listen.iter().map(place).collect();
+    format!(
+        "Point the server address of a profiler at {}.",
+        places.join(" or ")
+    )
 }
 
 fn all_is_well(snapshot: &Snapshot) -> String {
@@ -417,6 +498,10 @@ fn dropped(one: &Destination) -> String {
     reasons.collect::<Vec<_>>().join(", ")
 }
 
+fn bad_if(bad: bool) -> &'static str {
+    if bad { BAD } else { QUIET }
+}
+
 fn spaced(label: &str) -> String {
     label.replace('_', " ")
 }
@@ -433,6 +518,15 @@ fn max_age(seconds: f64) -> String {
         .find_map(|end| text.strip_suffix(end))
         .unwrap_or(&text)
         .to_owned()
+}
+
+/// A `route` label as clients know it.
+fn route(label: &str) -> &str {
+    match label {
+        "ingest" => "/ingest",
+        "push_v1_pusherservice" => "Push",
+        _ => "other paths",
+    }
 }
 
 /// Why a parcel was given up, in a sentence.
@@ -458,19 +552,22 @@ fn line(values: &[f64]) -> String {
     let step = CURVE_WIDTH / (SAMPLES_MAX - 2) as f64;
     let floor = CURVE_HEIGHT - 1.0;
     let top = values.iter().copied().fold(1.0, f64::max);
-    let mut path = format!("M0,{floor}");
+    let mut path = String::new();
     #[allow(clippy::cast_precision_loss)] // at most 120
     for (index, value) in values.iter().enumerate() {
         let x = CURVE_WIDTH - step * (values.len() - 1 - index) as f64;
         let y = floor - value / top * (floor - CURVE_MARGIN);
         if index == 0 {
             // Before the first sample nothing is known, and the line stays on the floor.
-            let _ = write!(path, "H{x:.1}");
+            let _ = match x < step {
+                true => write!(path, "M0,{y:.1}"),
+                false => write!(path, "M0,{floor}H{x:.1}"),
+            };
         }
         let _ = write!(path, "L{x:.1},{y:.1}");
     }
     if values.is_empty() {
-        let _ = write!(path, "H{CURVE_WIDTH}");
+        let _ = write!(path, "M0,{floor}H{CURVE_WIDTH}");
     }
     path
 }
@@ -489,6 +586,8 @@ mod tests {
             "{path}"
         );
         assert!(path.ends_with("L240.0,2.0"), "{path}");
+        let full = line(&[5.0; SAMPLES_MAX - 1]);
+        assert!(full.starts_with("M0,2.0L0.0,2.0L2.0,2.0"), "{full}");
     }
 
     #[test]
