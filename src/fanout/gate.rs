@@ -194,11 +194,6 @@ impl Gate {
         self.receiver.try_recv().ok()
     }
 
-    /// The next parcel, waiting for it at most until `timeout`. For a thread, never for a core.
-    pub fn take_blocking(&self, timeout: std::time::Duration) -> Option<Parcel> {
-        self.receiver.recv_timeout(timeout).ok()
-    }
-
     /// Whether more is held than the budget allows, so that the oldest has to go.
     pub fn is_over_budget(&self) -> bool {
         self.inbound.held_weight.load(Ordering::Relaxed) > self.bytes_max

@@ -322,7 +322,15 @@ impl Client {
         if !sent || connection == Connection::Close {
             return false;
         }
-        !skips || self.inlet.skip_body(head).await.is_ok()
+        if !skips {
+            return true;
+        }
+        // The body of a refused request has no longer to arrive than that of a good one.
+        self.watch
+            .arm(started.after(self.inbound.setup.plan.read_timeout), Expiry::Stop);
+        let skipped = self.inlet.skip_body(head).await;
+        self.watch.disarm();
+        skipped.is_ok()
     }
 
     async fn answer_and_close(&mut self, head: &RequestHead, handled: Handled, started: Mono) -> bool {

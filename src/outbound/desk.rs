@@ -114,13 +114,7 @@ impl Desk {
             self.queue.push(parcel.ticket.push().accepted, parcel);
         }
         while gate.is_over_budget() {
-            let Some(parcel) = self
-                .queue
-                .take_oldest()
-                .or_else(|| self.waiting.pop().map(|entry| entry.parcel))
-            else {
-                break;
-            };
+            let Some(parcel) = self.take_oldest() else { break };
             parcel.ticket.drop_for(DropReason::Overflow);
         }
         while let Some(parcel) = self.queue.take_older_than(self.age_limit(now)) {
@@ -217,6 +211,18 @@ impl Desk {
         }
         for waiting in std::mem::take(&mut self.waiting) {
             waiting.parcel.ticket.drop_for(reason);
+        }
+    }
+
+    /// Takes what was accepted longest ago. Of the waiting retries only the one due next is looked at, which is the oldest
+    /// or close to it.
+    fn take_oldest(&mut self) -> Option<Parcel> {
+        let queued = self.queue.oldest().unwrap_or(Mono::NEVER);
+        match self.waiting.peek() {
+            Some(waiting) if waiting.parcel.ticket.push().accepted < queued => {
+                self.waiting.pop().map(|waiting| waiting.parcel)
+            }
+            _ => self.queue.take_oldest(),
         }
     }
 

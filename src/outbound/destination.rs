@@ -432,11 +432,9 @@ impl Lane {
         let destination = &self.destination;
         let turn = destination.turn.get();
         destination.turn.set(turn.wrapping_add(1));
-        let address = destination
-            .setup
-            .addresses
-            .pick(turn)
-            .ok_or(AttemptError::Unresolved)?;
+        let addresses = &destination.setup.addresses;
+        let _ = monoio::time::timeout(left(deadline), addresses.looked_up()).await;
+        let address = addresses.pick(turn).ok_or(AttemptError::Unresolved)?;
         let connection = Connection::open(address, left(deadline), &destination.sweeper).await?;
         destination.setup.gate.status.connection(1);
         Ok(connection)
