@@ -20,6 +20,10 @@ struct Line {
 enum Command {
     /// Run the gateway.
     Run(Box<pyrotee::config::Flags>),
+    /// Say what this host allows, and what to change.
+    Doctor(cmd::doctor::Args),
+    /// See it work: a gateway, two destinations and load on this machine, one destination failing half way.
+    Demo(cmd::demo::Args),
     /// Receive profiles as a destination does: verify, count, misbehave on demand.
     Sink(cmd::sink::Args),
     /// Send made-up profiles, as fast as they are answered or at a fixed rate, and tell how it went.
@@ -29,6 +33,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Line::parse().command {
         Command::Run(flags) => cmd::run::run(&flags),
+        Command::Doctor(args) => cmd::doctor::run(&args),
+        Command::Demo(args) => cmd::demo::run(args),
         Command::Sink(args) => cmd::sink::run(args),
         Command::Load(args) => cmd::load::run(args),
     };
