@@ -12,6 +12,7 @@ use super::ticket::Outcome;
 use crate::profile::connect::Code;
 use crate::profile::route::Route;
 use crate::runtime::clock::Mono;
+use crate::runtime::pool::Charge;
 
 /// One accepted request. Immutable but for the answer that gathers in it.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct Push {
     pub accepted_unix_ms: u64,
     /// When the client stops waiting for its answer (Connect-Timeout-Ms); [`Mono::NEVER`] without one.
     pub client_deadline: Mono,
+    /// The memory beside the body, counted against `--memory-limit`.
+    _charge: Option<Charge>,
     ack: Ack,
 }
 
@@ -62,6 +65,18 @@ pub struct PushParts {
     pub accepted_unix_ms: u64,
     /// See [`Push::client_deadline`].
     pub client_deadline: Mono,
+    /// The memory that [`PushParts::overhead`] asks for.
+    pub charge: Option<Charge>,
+}
+
+/// What a push holds beside its body and what hangs on it, in bytes: this struct, its parcels, allocator slack.
+const PUSH_BYTES: usize = 512;
+
+impl PushParts {
+    /// The memory that the push holds beside its body: query, header lines, and what lists the segments.
+    pub fn overhead(&self) -> usize {
+        PUSH_BYTES + self.query.len() + self.fields.len() + self.segments.len() * size_of::<Bytes>()
+    }
 }
 
 /// How many outcomes the answer waits for.
@@ -116,6 +131,7 @@ impl Push {
             accepted: parts.accepted,
             accepted_unix_ms: parts.accepted_unix_ms,
             client_deadline: parts.client_deadline,
+            _charge: parts.charge,
             ack: Ack {
                 mode,
                 pending: AtomicU32::new(destinations),
@@ -125,6 +141,11 @@ impl Push {
                 waker: AtomicWaker::new(),
             },
         }
+    }
+
+    /// What a queue counts for it against its byte limit: the body, and a floor that bounds the number of empty ones.
+    pub fn weight(&self) -> u64 {
+        self.bytes + (PUSH_BYTES + self.query.len() + self.fields.len()) as u64
     }
 
     /// Whether a client waits for this push's outcomes.
@@ -218,6 +239,7 @@ pub(crate) mod tests {
                 accepted: Mono(0),
                 accepted_unix_ms: 0,
                 client_deadline: Mono::NEVER,
+                charge: None,
             },
             mode,
             destinations,

@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 
 use super::inlet::{Inlet, ReceiveError};
 use super::tally::RouteLabel;
-use super::understand::{Dress, Refusal, dress, ingest_query, push_body};
+use super::understand::{Dress, Refusal, dress, ingest_query, message, push_body};
 use super::{Inbound, Place};
 use crate::config::{AckPolicy, LabelMode};
 use crate::fanout::push::PushParts;
@@ -189,11 +189,13 @@ impl Client {
         {
             return Err((dress, ReceiveError::TooLarge.into()));
         }
-        Ok((dress, query, self.fields(route, head, verbatim)))
+        let fields = self.fields(head, dress.and_then(|dress| outgoing_type(dress, verbatim)));
+        Ok((dress, query, fields))
     }
 
-    /// The header lines that every destination gets.
-    fn fields(&self, route: Route, head: &RequestHead, verbatim: bool) -> Bytes {
+    /// The header lines that every destination gets: what is said of the body, and what is passed on. `rewritten` is the
+    /// content type of a body that we have made ourselves.
+    fn fields(&self, head: &RequestHead, rewritten: Option<&'static str>) -> Bytes {
         let bytes = self.inlet.head_bytes();
         let mut out = Vec::with_capacity(128);
         let mut pass = |name: &[u8], value: &[u8]| {
@@ -202,8 +204,8 @@ impl Client {
             out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
         };
-        if route == Route::Push && !verbatim {
-            pass(b"Content-Type", b"application/proto");
+        if let Some(content_type) = rewritten {
+            pass(b"Content-Type", content_type.as_bytes());
         } else {
             head.values(bytes, "content-type")
                 .for_each(|value| pass(b"Content-Type", value));
@@ -266,6 +268,7 @@ impl Client {
             accepted,
             accepted_unix_ms: u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX),
             client_deadline: timeout.map_or(Mono::NEVER, |timeout| started.after(timeout)),
+            charge: None,
         };
         let mut rejected = None;
         match handled.dress {
@@ -280,8 +283,16 @@ impl Client {
                 parts.profiles = spliced.profiles;
                 parts.segments = spliced.segments;
             }
+            // A destination speaks Connect: what is in the frame passes through, the frame does not.
+            Some(dress) if dress.codec.protocol() == Protocol::GrpcWeb => {
+                parts.segments = message(body, dress, setup.plan.body_limit, &setup.memory)?;
+                parts.bytes = parts.segments.iter().map(|segment| segment.len() as u64).sum();
+                parts.profile_bytes = parts.bytes;
+            }
             _ => parts.segments = body.segments,
         }
+        let charge = setup.memory.try_charge(parts.overhead());
+        parts.charge = Some(charge.ok_or(ReceiveError::NoMemory)?);
         offer(&inbound, parts).await?;
         rejected.map_or(Ok(()), Err)
     }
@@ -311,7 +322,15 @@ impl Client {
         if !sent || connection == Connection::Close {
             return false;
         }
-        !skips || self.inlet.skip_body(head).await.is_ok()
+        if !skips {
+            return true;
+        }
+        // The body of a refused request has no longer to arrive than that of a good one.
+        self.watch
+            .arm(started.after(self.inbound.setup.plan.read_timeout), Expiry::Stop);
+        let skipped = self.inlet.skip_body(head).await;
+        self.watch.disarm();
+        skipped.is_ok()
     }
 
     async fn answer_and_close(&mut self, head: &RequestHead, handled: Handled, started: Mono) -> bool {
@@ -475,6 +494,16 @@ impl Client {
             self.watch.arm(clock::now().after(LINGER), Expiry::Stop);
             self.inlet.linger().await;
         }
+    }
+}
+
+/// The content type of a Push body that we make ourselves; `None` where the client's passes through.
+fn outgoing_type(dress: Dress, verbatim: bool) -> Option<&'static str> {
+    match (verbatim, dress.codec.protocol()) {
+        (false, _) => Some("application/proto"),
+        (true, Protocol::GrpcWeb) if dress.codec.is_json() => Some("application/json"),
+        (true, Protocol::GrpcWeb) => Some("application/proto"),
+        (true, _) => None,
     }
 }
 

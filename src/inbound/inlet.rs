@@ -129,9 +129,8 @@ impl Inlet {
             let (result, buffer) = {
                 let buffer = std::mem::take(&mut self.buffer);
                 let room = buffer.capacity();
-                let waiting = self
-                    .read
-                    .cancelable_read(buffer.slice_mut(0..room), self.watch.cancel_handle());
+                let cancel = self.watch.cancel_handle(room > BUFFER_BYTES_MIN);
+                let waiting = self.read.cancelable_read(buffer.slice_mut(0..room), cancel);
                 let (result, slice) = waiting.await;
                 (result, slice.into_inner())
             };

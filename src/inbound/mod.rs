@@ -10,7 +10,7 @@
 pub mod client;
 pub mod inlet;
 pub mod tally;
-mod understand;
+pub mod understand;
 
 use std::cell::Cell;
 use std::io;

@@ -62,8 +62,8 @@ pub fn classify(route: Route, reply: &Reply) -> Decision {
         };
     }
     match status {
-        // A Connect server always says application/proto; anything else at 200 is not one (row 119).
-        200 if route == Route::Push && !is_proto(reply.content_type.as_deref()) => retry,
+        // A Connect server repeats the codec of the request; anything else at 200 is not one (row 119).
+        200 if route == Route::Push && !is_connect(reply.content_type.as_deref()) => retry,
         200..=299 => Decision::Delivered,
         307 | 308 if reply.location.is_some() => Decision::Follow,
         300..=399 => give_up(DropReason::Redirected),
@@ -96,8 +96,17 @@ fn is_retryable(code: Code) -> bool {
     )
 }
 
-fn is_proto(content_type: Option<&[u8]>) -> bool {
-    content_type.is_some_and(|value| value.trim_ascii().eq_ignore_ascii_case(b"application/proto"))
+/// Protobuf, or JSON where `--labels verbatim` passed a JSON request on.
+fn is_connect(content_type: Option<&[u8]>) -> bool {
+    content_type.is_some_and(|value| {
+        let essence = value
+            .split(|byte| *byte == b';')
+            .next()
+            .unwrap_or_default()
+            .trim_ascii();
+        essence.eq_ignore_ascii_case(b"application/proto")
+            || essence.eq_ignore_ascii_case(b"application/json")
+    })
 }
 
 /// Pyroscope answered a rate limit on `/ingest` with 422 until 2026-07 (USERS.md section 2).

@@ -33,6 +33,8 @@ const REDIRECTS_MAX: usize = 10;
 const IDLE_MAX: Duration = Duration::from_secs(55);
 /// Without anything to do the dispatcher still looks for parcels that have grown too old.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often the age of the oldest waiting parcel is worked out: it takes a look at every waiting retry.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What a writer core needs to serve one destination. Made on the control plane, moved to the core.
 pub struct DestinationSetup {
@@ -40,6 +42,8 @@ pub struct DestinationSetup {
     pub gate: &'static Gate,
     /// What the operator asked for.
     pub plan: DestinationPlan,
+    /// Whether clients wait for outcomes (`--ack first|all`).
+    pub answers_wait: bool,
     /// Where its name leads.
     pub addresses: Arc<Addresses>,
     /// For redirects to elsewhere.
@@ -73,6 +77,7 @@ impl Destination {
             max_backoff: setup.plan.max_backoff,
             max_retries: setup.plan.max_retries,
             inflight: setup.plan.inflight,
+            answers_wait: setup.answers_wait,
         };
         let destination = Rc::new(Self {
             desk: RefCell::new(Desk::new(limits, clock::now())),
@@ -93,20 +98,27 @@ impl Destination {
     }
 
     async fn dispatch(self: Rc<Self>) {
+        let mut looked_at = Mono::default();
+        let mut has_waiting = false;
         loop {
             let now = clock::now();
             self.desk.borrow_mut().accept(self.setup.gate, now);
             while let Some(parcel) = self.next(now) {
                 self.hand_out(parcel);
             }
-            let (wake_at, has_waiting) = {
+            let wake_at = {
                 let desk = self.desk.borrow();
-                let oldest = desk.oldest();
-                self.setup.gate.status.set_waiting(oldest, desk.window(now));
-                (desk.wake_at(now), oldest.is_some())
+                if now.since(looked_at) > LOOK_EVERY {
+                    looked_at = now;
+                    let oldest = desk.oldest();
+                    has_waiting = oldest.is_some();
+                    self.setup.gate.status.set_waiting(oldest, desk.window(now));
+                }
+                desk.wake_at(now)
             };
             let rung = self.setup.gate.doorbell.rung();
-            let tidy_at = if has_waiting {
+            let has_more = has_waiting || !self.desk.borrow().is_empty();
+            let tidy_at = if has_more {
                 now.after(HOUSEKEEPING)
             } else {
                 Mono::NEVER

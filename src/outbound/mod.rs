@@ -2,9 +2,10 @@
 //!
 //! Pure and tested without a socket: [`classify`] (what an answer means), [`backoff`] (how long to wait), [`health`] (up,
 //! down, window, retry budget), [`desk`] (what goes next). Around them: [`connection`] (one request and its answer),
-//! [`destination`] (dispatcher and lanes), [`addresses`] (where names lead).
+//! [`destination`] (dispatcher and lanes), [`addresses`] (where names lead). On disk instead: [`archive`].
 
 pub mod addresses;
+pub mod archive;
 pub mod backoff;
 pub mod classify;
 pub mod connection;

@@ -44,6 +44,8 @@ struct WatchCell {
     expired: Cell<bool>,
     /// When it became idle: nothing received since, nothing to send. `NEVER` while busy.
     idle_since: Cell<Mono>,
+    /// Whether the receive that waits holds a buffer worth taking back.
+    reclaimable: Cell<bool>,
     canceller: RefCell<Canceller>,
 }
 
@@ -64,6 +66,7 @@ impl Sweeper {
             expiry: Cell::new(Expiry::Stop),
             expired: Cell::new(false),
             idle_since: Cell::new(Mono::NEVER),
+            reclaimable: Cell::new(false),
             canceller: RefCell::new(Canceller::new()),
         });
         cells.push(cell.clone());
@@ -85,9 +88,8 @@ impl Sweeper {
                     Expiry::StopReceiving => socket::stop_receiving(cell.fd),
                     Expiry::Stop => socket::stop(cell.fd),
                 }
-            } else if cell.idle_since.get() != Mono::NEVER
-                && now.since(cell.idle_since.get()) > BUFFER_IDLE_MAX
-            {
+            } else if cell.reclaimable.get() && now.since(cell.idle_since.get()) > BUFFER_IDLE_MAX {
+                cell.reclaimable.set(false);
                 cell.cancel();
             }
         }
@@ -163,11 +165,13 @@ impl Watch {
     /// Marks the connection busy.
     pub fn set_busy(&self) {
         self.cell.idle_since.set(Mono::NEVER);
+        self.cell.reclaimable.set(false);
         self.disarm();
     }
 
-    /// For the receive that waits while idle: it is cancelled when its buffer is wanted back.
-    pub fn cancel_handle(&self) -> CancelHandle {
+    /// For the receive that waits while idle: if it is `reclaimable`, it is cancelled once it has waited too long.
+    pub fn cancel_handle(&self, reclaimable: bool) -> CancelHandle {
+        self.cell.reclaimable.set(reclaimable);
         self.cell.canceller.borrow().handle()
     }
 }
