@@ -275,6 +275,7 @@ impl Client {
             accepted,
             accepted_unix_ms: u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX),
             client_deadline: timeout.map_or(Mono::NEVER, |timeout| started.after(timeout)),
+            pinned_bytes: body.pinned_bytes,
             charge: None,
         };
         let mut rejected = None;
@@ -298,6 +299,8 @@ impl Client {
             }
             _ => parts.segments = body.segments,
         }
+        // Inflated or rewritten, a body pins what it has become.
+        parts.pinned_bytes = parts.pinned_bytes.max(parts.bytes);
         let charge = setup.memory.try_charge(parts.overhead());
         parts.charge = Some(charge.ok_or(ReceiveError::NoMemory)?);
         offer(&inbound, parts).await?;
