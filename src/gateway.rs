@@ -102,11 +102,10 @@ impl Gateway {
             .iter()
             .enumerate()
             .map(|(index, one)| {
-                &*Box::leak(Box::new(Gate::new(
-                    DestinationId(index),
-                    one.name.clone(),
-                    one.queue_limit,
-                )))
+                let gate = Gate::new(DestinationId(index), one.name.clone(), one.queue_limit);
+                &*Box::leak(Box::new(
+                    gate.with_pinned_bytes_max(pinned_bytes_max(&plan, one.queue_limit)),
+                ))
             })
             .collect();
         let archives = start_archives(&plan, &gates)?;
@@ -280,6 +279,13 @@ async fn wait_until(deadline: Mono, done: impl Fn() -> bool) {
     while !done() && clock::now() < deadline {
         tokio::time::sleep(DRAIN_POLL).await;
     }
+}
+
+/// The memory that one destination's parcels may pin: its share of three quarters of all, and never less than its queue
+/// limit. Under `--overflow drop-oldest` destinations that are dead or behind then do not fill the memory and refuse
+/// clients for the others, however small the parcels are; a quarter stays for requests that are being received.
+fn pinned_bytes_max(plan: &Plan, queue_limit: u64) -> u64 {
+    (plan.memory_limit / 4 * 3 / plan.destinations.len() as u64).max(queue_limit)
 }
 
 /// The listeners of every address, one for each inbound core.

@@ -167,6 +167,7 @@ fn push(route: Route, query: &[u8], fields: &str, segments: Vec<Bytes>) -> Push 
         accepted: clock::now(),
         accepted_unix_ms: UNIX_MS,
         client_deadline: Mono::NEVER,
+        pinned_bytes: 0,
         charge: None,
     };
     Push::new(parts, AckMode::All, 1)

@@ -35,6 +35,7 @@ pub struct Gate {
     /// Is it up, and if not, why not.
     pub status: Status,
     bytes_max: u64,
+    pinned_bytes_max: u64,
     closing: AtomicBool,
     sender: Sender<Parcel>,
     receiver: Receiver<Parcel>,
@@ -51,6 +52,9 @@ struct Accepted {
     held_bytes: AtomicU64,
     /// Against the limit: [`Push::weight`] of what is held.
     held_weight: AtomicU64,
+    /// [`Push::pinned_bytes`] of what is held. A parcel can pin far more than it weighs: a few bytes keep the buffer that
+    /// they were received into.
+    held_pinned_bytes: AtomicU64,
 }
 
 /// Written where parcels end: the writer core, and inbound cores for overflow.
@@ -136,11 +140,21 @@ impl Gate {
             doorbell: Doorbell::default(),
             status: Status::default(),
             bytes_max,
+            pinned_bytes_max: u64::MAX,
             closing: AtomicBool::new(false),
             sender,
             receiver,
             inbound: CachePadded::default(),
             outbound: CachePadded::default(),
+        }
+    }
+
+    /// Bounds the memory that its parcels may pin, too.
+    #[must_use]
+    pub fn with_pinned_bytes_max(self, pinned_bytes_max: u64) -> Self {
+        Self {
+            pinned_bytes_max,
+            ..self
         }
     }
 
@@ -174,6 +188,9 @@ impl Gate {
         books
             .held_bytes
             .fetch_add(parcel.ticket.push().bytes, Ordering::Relaxed);
+        books
+            .held_pinned_bytes
+            .fetch_add(parcel.ticket.push().pinned_bytes, Ordering::Relaxed);
         let mut parcel = parcel;
         loop {
             match self.sender.try_send(parcel) {
@@ -194,9 +211,12 @@ impl Gate {
         self.receiver.try_recv().ok()
     }
 
-    /// Whether more is held than the budget allows, so that the oldest has to go.
+    /// Whether more is held than the budget allows, so that the oldest has to go. A single parcel never is too much.
     pub fn is_over_budget(&self) -> bool {
-        self.inbound.held_weight.load(Ordering::Relaxed) > self.bytes_max
+        let held = &self.inbound;
+        let is_heavy = held.held_weight.load(Ordering::Relaxed) > self.bytes_max;
+        let pins_much = held.held_pinned_bytes.load(Ordering::Relaxed) > self.pinned_bytes_max;
+        (is_heavy || pins_much) && self.held_parcels() > 1
     }
 
     /// The process leaves: tickets lost from now on are lost to the shutdown.
@@ -254,6 +274,9 @@ impl Gate {
         self.inbound
             .held_weight
             .fetch_sub(push.weight(), Ordering::Relaxed);
+        self.inbound
+            .held_pinned_bytes
+            .fetch_sub(push.pinned_bytes, Ordering::Relaxed);
     }
 
     /// Reads the books.

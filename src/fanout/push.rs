@@ -37,6 +37,8 @@ pub struct Push {
     pub accepted_unix_ms: u64,
     /// When the client stops waiting for its answer (Connect-Timeout-Ms); [`Mono::NEVER`] without one.
     pub client_deadline: Mono,
+    /// The memory that the body's segments hold on to, in bytes: what their buffers were charged with.
+    pub pinned_bytes: u64,
     /// The memory beside the body, counted against `--memory-limit`.
     _charge: Option<Charge>,
     ack: Ack,
@@ -65,6 +67,8 @@ pub struct PushParts {
     pub accepted_unix_ms: u64,
     /// See [`Push::client_deadline`].
     pub client_deadline: Mono,
+    /// See [`Push::pinned_bytes`].
+    pub pinned_bytes: u64,
     /// The memory that [`PushParts::overhead`] asks for.
     pub charge: Option<Charge>,
 }
@@ -131,6 +135,7 @@ impl Push {
             accepted: parts.accepted,
             accepted_unix_ms: parts.accepted_unix_ms,
             client_deadline: parts.client_deadline,
+            pinned_bytes: parts.pinned_bytes + parts.charge.as_ref().map_or(0, Charge::bytes),
             _charge: parts.charge,
             ack: Ack {
                 mode,
@@ -247,6 +252,7 @@ pub(crate) mod tests {
                 accepted: Mono(0),
                 accepted_unix_ms: 0,
                 client_deadline: Mono::NEVER,
+                pinned_bytes: bytes,
                 charge: None,
             },
             mode,

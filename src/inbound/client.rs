@@ -38,6 +38,8 @@ use crate::runtime::sweeper::{Expiry, Watch};
 const SKIP_BYTES_MAX: u64 = 1 << 20;
 /// How long we still read from a client that we have told off.
 const LINGER: Duration = Duration::from_secs(2);
+/// Once a shutdown has begun, how long a client that has just connected may take to send its first bytes.
+const LAST_REQUEST_WAIT: Duration = Duration::from_millis(50);
 
 /// Serves one connection to its end.
 pub async fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) {
@@ -91,8 +93,13 @@ impl Client {
         let plan = self.inbound.setup.plan.clone();
         if !self.inlet.has_bytes() {
             let now = clock::now();
-            self.watch.set_idle(now, now.after(plan.idle_timeout));
-            if self.inbound.is_draining() || self.inlet.wait().await.is_err() {
+            let patience = if self.inbound.is_draining() {
+                LAST_REQUEST_WAIT
+            } else {
+                plan.idle_timeout
+            };
+            self.watch.set_idle(now, now.after(patience));
+            if self.inlet.wait().await.is_err() {
                 return false;
             }
             self.watch.set_busy();
@@ -268,6 +275,7 @@ impl Client {
             accepted,
             accepted_unix_ms: u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX),
             client_deadline: timeout.map_or(Mono::NEVER, |timeout| started.after(timeout)),
+            pinned_bytes: body.pinned_bytes,
             charge: None,
         };
         let mut rejected = None;
@@ -291,6 +299,8 @@ impl Client {
             }
             _ => parts.segments = body.segments,
         }
+        // Inflated or rewritten, a body pins what it has become.
+        parts.pinned_bytes = parts.pinned_bytes.max(parts.bytes);
         let charge = setup.memory.try_charge(parts.overhead());
         parts.charge = Some(charge.ok_or(ReceiveError::NoMemory)?);
         offer(&inbound, parts).await?;

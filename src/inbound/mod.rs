@@ -3,7 +3,8 @@
 //! One core: [`Inbound::start`] accepts on its own listeners and spawns a task per connection ([`client`]), which receives
 //! ([`inlet`]), understands ([`understand`]), offers to the fan-out and answers. What happened is counted in [`tally`].
 //!
-//! At the connection limit the longest-idle connection of this core is closed to make room; when none is idle the new
+//! At the connection limit the longest-idle connection of this core is closed to make room, or one of another core where
+//! this one has none; when none is idle the new
 //! client waits, at most [`ROOM_WAIT`], and is then told 503, so nobody hangs. Clients behind it wait in the kernel's
 //! backlog.
 
@@ -40,6 +41,8 @@ use tally::Tally;
 pub const ROOM_WAIT: Duration = Duration::from_secs(5);
 /// How long the clients behind it wait, once one has waited in vain.
 const ROOM_WAIT_CROWDED: Duration = Duration::from_millis(100);
+/// How often a client that waits for room is looked after.
+const ROOM_LOOK: Duration = Duration::from_millis(20);
 /// What `Retry-After` says when something is full, in seconds.
 pub const RETRY_AFTER_SECS: u64 = 5;
 /// Pause after accept failed for want of descriptors or memory: they come back when connections close.
@@ -55,7 +58,10 @@ const LAST_ACCEPT_WAIT: Duration = Duration::from_millis(5);
 pub struct Connections {
     open: AtomicUsize,
     limit: usize,
+    /// Rung for one who waits when a place is given back.
     room: Notify,
+    /// Rung for another core when this one has no idle connection that could make room.
+    wanted: Notify,
 }
 
 impl Connections {
@@ -65,6 +71,7 @@ impl Connections {
             open: AtomicUsize::new(0),
             limit,
             room: Notify::new(),
+            wanted: Notify::new(),
         }
     }
 
@@ -76,6 +83,11 @@ impl Connections {
     /// `--conn-limit`.
     pub fn limit(&self) -> usize {
         self.limit
+    }
+
+    /// Whether there is no place left.
+    fn is_full(&self) -> bool {
+        self.open() >= self.limit
     }
 
     fn try_enter(self: &Arc<Self>) -> Option<Place> {
@@ -150,6 +162,7 @@ impl Inbound {
             monoio::spawn(inbound.clone().accept(listener));
         }
         monoio::spawn(inbound.clone().follow_phase());
+        monoio::spawn(inbound.clone().make_room_for_others());
         Ok(inbound)
     }
 
@@ -163,6 +176,17 @@ impl Inbound {
         phase::reached(&mut phase, Phase::Draining).await;
         self.draining.set(true);
         self.sweeper.close_idle();
+    }
+
+    /// Closes an idle connection whenever another core has none that it could close for a newcomer.
+    async fn make_room_for_others(self: Rc<Self>) {
+        let connections = &self.setup.connections;
+        loop {
+            connections.wanted.notified().await;
+            if connections.is_full() {
+                self.sweeper.close_longest_idle();
+            }
+        }
     }
 
     async fn accept(self: Rc<Self>, listener: TcpListener) {
@@ -222,9 +246,12 @@ impl Inbound {
                     return place;
                 }
                 let room = connections.room.notified();
-                self.sweeper.close_longest_idle();
-                // A place given back by another core between the two lines above rings nobody: look again soon.
-                let _ = monoio::time::timeout(Duration::from_millis(20), room).await;
+                if !self.sweeper.close_longest_idle() {
+                    // The cores are asked in turn; one that has none either is followed by the next.
+                    connections.wanted.notify_one();
+                }
+                // A place given back by another core between the lines above rings nobody: look again soon.
+                let _ = monoio::time::timeout(ROOM_LOOK, room).await;
             }
         };
         if let Some(place) = connections.try_enter() {

@@ -10,12 +10,11 @@
 //! client waits (`--ack first|all`) spends its attempts on the schedule of its backoff, so that the client gets its answer
 //! when Alloy's would, without a storm.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use super::backoff;
 use super::health::Health;
+use super::waiting::Waiting;
 use crate::fanout::queue::Queue;
 use crate::fanout::{DropReason, Gate, Outcome, Parcel};
 use crate::profile::connect::Code;
@@ -61,38 +60,11 @@ pub enum Trouble {
 #[derive(Debug)]
 pub struct Desk {
     queue: Queue<Parcel>,
-    waiting: BinaryHeap<Waiting>,
+    waiting: Waiting<Parcel>,
     health: Health,
     in_flight: usize,
     limits: Limits,
     retry_blocked: bool,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    due: Mono,
-    parcel: Parcel,
-}
-
-impl PartialEq for Waiting {
-    fn eq(&self, other: &Self) -> bool {
-        self.due == other.due
-    }
-}
-
-impl Eq for Waiting {}
-
-impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Waiting {
-    /// The earliest due is the greatest, so that the heap gives it first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.due.cmp(&self.due)
-    }
 }
 
 impl Desk {
@@ -100,7 +72,7 @@ impl Desk {
     pub fn new(limits: Limits, now: Mono) -> Self {
         Self {
             queue: Queue::default(),
-            waiting: BinaryHeap::new(),
+            waiting: Waiting::default(),
             health: Health::new(limits.inflight, now),
             in_flight: 0,
             limits,
@@ -163,9 +135,9 @@ impl Desk {
     /// When [`Desk::next`] may have something without anything else happening; `None` when only a new parcel or the end
     /// of an attempt can change anything.
     pub fn wake_at(&self, now: Mono) -> Option<Mono> {
-        let retry = self.waiting.peek().map(|waiting| match self.retry_blocked {
-            true => waiting.due.max(now.after(BUDGET_RECHECK)),
-            false => waiting.due,
+        let retry = self.waiting.next_due().map(|due| match self.retry_blocked {
+            true => due.max(now.after(BUDGET_RECHECK)),
+            false => due,
         });
         let probe = if self.queue.is_empty() {
             None
@@ -182,11 +154,7 @@ impl Desk {
 
     /// When the oldest waiting parcel was accepted.
     pub fn oldest(&self) -> Option<Mono> {
-        let waiting = self
-            .waiting
-            .iter()
-            .map(|waiting| waiting.parcel.ticket.push().accepted);
-        waiting.chain(self.queue.oldest()).min()
+        self.waiting.oldest().into_iter().chain(self.queue.oldest()).min()
     }
 
     /// Whether nothing waits.
@@ -206,23 +174,18 @@ impl Desk {
 
     /// Gives up everything that waits: the drain timeout has run out.
     pub fn give_up(&mut self, reason: DropReason) {
-        while let Some(parcel) = self.queue.take_oldest() {
+        while let Some(parcel) = self.take_oldest() {
             parcel.ticket.drop_for(reason);
-        }
-        for waiting in std::mem::take(&mut self.waiting) {
-            waiting.parcel.ticket.drop_for(reason);
         }
     }
 
-    /// Takes what was accepted longest ago. Of the waiting retries only the one due next is looked at, which is the oldest
-    /// or close to it.
+    /// Takes what was accepted longest ago, queued or waiting for a retry.
     fn take_oldest(&mut self) -> Option<Parcel> {
         let queued = self.queue.oldest().unwrap_or(Mono::NEVER);
-        match self.waiting.peek() {
-            Some(waiting) if waiting.parcel.ticket.push().accepted < queued => {
-                self.waiting.pop().map(|waiting| waiting.parcel)
-            }
-            _ => self.queue.take_oldest(),
+        if self.waiting.oldest().is_some_and(|waiting| waiting <= queued) {
+            self.waiting.take_oldest()
+        } else {
+            self.queue.take_oldest()
         }
     }
 
@@ -234,13 +197,13 @@ impl Desk {
     /// Moves retries whose wait is over back to the queue, as far as the budget goes.
     fn take_due(&mut self, now: Mono, window: usize, random: f64) {
         self.retry_blocked = false;
-        while self.waiting.peek().is_some_and(|waiting| waiting.due <= now) {
+        while self.waiting.next_due().is_some_and(|due| due <= now) {
             let down = window == 0;
             if !down && !self.health.spend_retry(now) {
                 self.retry_blocked = true;
                 return;
             }
-            let Some(Waiting { parcel, .. }) = self.waiting.pop() else {
+            let Some(parcel) = self.waiting.take_next() else {
                 return;
             };
             if now.since(parcel.ticket.push().accepted) > self.limits.max_age {
@@ -278,7 +241,7 @@ impl Desk {
             });
             return;
         }
-        let push = parcel.ticket.push();
+        let push = parcel.ticket.push().clone();
         if trouble == Trouble::Silent && !self.is_up() && !push.is_awaited() {
             self.queue.put_back(push.accepted, parcel);
             return;
@@ -298,10 +261,8 @@ impl Desk {
         let too_old = push
             .accepted
             .after(limits.max_age.saturating_add(Duration::from_millis(1)));
-        self.waiting.push(Waiting {
-            due: now.after(wait).min(too_old),
-            parcel,
-        });
+        self.waiting
+            .push(now.after(wait).min(too_old), push.accepted, parcel);
     }
 }
 

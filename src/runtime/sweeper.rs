@@ -4,7 +4,9 @@
 //! cells; where a deadline has passed it shuts the socket down, which ends whatever operation is in flight, and the task
 //! finds [`Watch::expired`] true. So a timeout costs nothing per operation and is late by at most one sweep.
 //!
-//! The same cells say which connections are idle, for the connection limit and for taking receive buffers back.
+//! The same cells say which connections are idle, for the connection limit and for taking receive buffers back. An idle
+//! connection is never shut down but its receive is cancelled: a request that has just come in wins, is served and gets
+//! its answer.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
@@ -85,6 +87,7 @@ impl Sweeper {
                 cell.expired.set(true);
                 ended += 1;
                 match cell.expiry.get() {
+                    _ if cell.is_idle() => cell.cancel(),
                     Expiry::StopReceiving => socket::stop_receiving(cell.fd),
                     Expiry::Stop => socket::stop(cell.fd),
                 }
@@ -99,27 +102,20 @@ impl Sweeper {
     /// Closes the connection that has been idle longest. Returns whether there was one.
     pub fn close_longest_idle(&self) -> bool {
         let cells = self.cells.borrow();
-        let longest = cells
-            .iter()
-            .filter(|cell| cell.idle_since.get() != Mono::NEVER && !cell.expired.get());
+        let longest = cells.iter().filter(|cell| cell.is_idle() && !cell.expired.get());
         let Some(cell) = longest.min_by_key(|cell| cell.idle_since.get()) else {
             return false;
         };
         cell.expired.set(true);
-        socket::stop(cell.fd);
+        cell.cancel();
         true
     }
 
     /// Closes every idle connection: a shutdown has begun.
     pub fn close_idle(&self) {
-        for cell in self
-            .cells
-            .borrow()
-            .iter()
-            .filter(|cell| cell.idle_since.get() != Mono::NEVER)
-        {
+        for cell in self.cells.borrow().iter().filter(|cell| cell.is_idle()) {
             cell.expired.set(true);
-            socket::stop(cell.fd);
+            cell.cancel();
         }
     }
 
@@ -133,6 +129,10 @@ impl Sweeper {
 }
 
 impl WatchCell {
+    fn is_idle(&self) -> bool {
+        self.idle_since.get() != Mono::NEVER
+    }
+
     fn cancel(&self) {
         let canceller = self.canceller.take();
         self.canceller.replace(canceller.cancel());
@@ -162,9 +162,10 @@ impl Watch {
         self.arm(deadline, Expiry::Stop);
     }
 
-    /// Marks the connection busy.
+    /// Marks the connection busy. If it was to be closed, what it has received came first.
     pub fn set_busy(&self) {
         self.cell.idle_since.set(Mono::NEVER);
+        self.cell.expired.set(false);
         self.cell.reclaimable.set(false);
         self.disarm();
     }
