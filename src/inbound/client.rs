@@ -36,6 +36,8 @@ use crate::runtime::sweeper::{Expiry, Watch};
 
 /// A refused request's body of at most this many bytes is read and thrown away, so that the connection lives on.
 const SKIP_BYTES_MAX: u64 = 1 << 20;
+/// How long the first request of a connection may take to begin once a shutdown has.
+const LAST_REQUEST_WAIT: Duration = Duration::from_millis(100);
 /// How long we still read from a client that we have told off.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -55,7 +57,10 @@ pub async fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) {
         write,
         out: Vec::new(),
     };
-    while client.serve_one().await {}
+    let mut is_new = true;
+    while client.serve_one(is_new).await {
+        is_new = false;
+    }
     drop(client);
     drop(place);
 }
@@ -86,13 +91,19 @@ enum BodyState {
 }
 
 impl Client {
-    /// Serves one request. Returns whether the connection goes on.
-    async fn serve_one(&mut self) -> bool {
+    /// Serves one request. Returns whether the connection goes on. A new connection has its request on the way, so even
+    /// a shutdown waits for it, a moment.
+    async fn serve_one(&mut self, is_new: bool) -> bool {
         let plan = self.inbound.setup.plan.clone();
         if !self.inlet.has_bytes() {
+            let patience = match (self.inbound.is_draining(), is_new) {
+                (false, _) => plan.idle_timeout,
+                (true, true) => LAST_REQUEST_WAIT,
+                (true, false) => return false,
+            };
             let now = clock::now();
-            self.watch.set_idle(now, now.after(plan.idle_timeout));
-            if self.inbound.is_draining() || self.inlet.wait().await.is_err() {
+            self.watch.set_idle(now, now.after(patience));
+            if self.inlet.wait().await.is_err() {
                 return false;
             }
             self.watch.set_busy();
