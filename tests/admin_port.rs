@@ -136,6 +136,8 @@ impl Gateway {
                 accepted: clock::now(),
                 accepted_unix_ms: 0,
                 client_deadline: clock::Mono::NEVER,
+                charge: None,
+                pinned_bytes: 0,
             };
             gateway
                 .fanout

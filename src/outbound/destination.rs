@@ -330,7 +330,7 @@ impl Lane {
     async fn attempt(&mut self, push: &Arc<Push>, started: Mono) -> Result<Reply, AttemptError> {
         let destination = self.destination.clone();
         let setup = &destination.setup;
-        let deadline = self.deadline(push, started);
+        let deadline = started.after(setup.plan.remote_timeout);
         let own = setup.head.aim(push.route);
         let mut reply = self.exchange(push, own, deadline).await?;
         let mut detour: Option<Detour> = None;
@@ -357,16 +357,6 @@ impl Lane {
             detour = Some(next);
         }
         Ok(reply)
-    }
-
-    /// The attempt's limit, or the client's where it waits for less.
-    fn deadline(&self, push: &Push, started: Mono) -> Mono {
-        let own = started.after(self.destination.setup.plan.remote_timeout);
-        if push.is_awaited() {
-            own.min(push.client_deadline)
-        } else {
-            own
-        }
     }
 
     /// One request and its answer on this lane's connection. A connection that turns out stale is replaced at once.
@@ -425,10 +415,11 @@ impl Lane {
 
     fn load(&mut self, push: &Arc<Push>, aim: Aim<'_>, deadline: Mono) {
         let head = &self.destination.setup.head;
-        let left_ms = u64::try_from(left(deadline).as_millis()).unwrap_or(u64::MAX);
+        let told = told_limit(push, left(deadline), clock::now());
+        let told_ms = u64::try_from(told.as_millis()).unwrap_or(u64::MAX);
         self.scratch
             .gather
-            .load(push, |out| head.write(out, push, aim, left_ms));
+            .load(push, |out| head.write(out, push, aim, told_ms));
     }
 
     /// The lane's connection, if it can be used: alive, and to an address that the name still has.
@@ -463,6 +454,18 @@ fn left(deadline: Mono) -> Duration {
     deadline.since(clock::now())
 }
 
+/// How long the destination is told to take at most: what is left of the attempt, or of the client's patience where that
+/// is less (WIRE.md 9, row 101). The client's limit is told, not kept: an attempt goes on without the client, or a client
+/// that waits for less than a destination needs would never get a profile there.
+fn told_limit(push: &Push, attempt_left: Duration, now: Mono) -> Duration {
+    let client_left = push.client_deadline.since(now);
+    if push.is_awaited() && client_left >= Duration::from_millis(1) {
+        attempt_left.min(client_left)
+    } else {
+        attempt_left
+    }
+}
+
 /// Where `reply` redirects to, seen from where it was asked. `None` when that is no http URL.
 fn follow((authority, path): (&str, &str), reply: &Reply, own_authority: &str) -> Option<Detour> {
     let location = std::str::from_utf8(reply.location.as_deref()?).ok()?;
@@ -491,6 +494,25 @@ fn follow((authority, path): (&str, &str), reply: &Reply, own_authority: &str) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_client_s_limit_is_told_while_it_waits() {
+        use crate::fanout::AckMode;
+        use crate::fanout::push::tests::push;
+        const MS: fn(u64) -> Duration = Duration::from_millis;
+        let at = |ms| Mono::default().after(MS(ms));
+        for (name, mode, client_deadline, now, told) in [
+            ("nobody waits", AckMode::Detached, at(300), at(0), MS(10_000)),
+            ("waits for ever", AckMode::All, Mono::NEVER, at(0), MS(10_000)),
+            ("waits for less", AckMode::All, at(300), at(100), MS(200)),
+            ("waits for more", AckMode::First, at(60_000), at(0), MS(10_000)),
+            ("has left", AckMode::All, at(300), at(300), MS(10_000)),
+        ] {
+            let mut push = push(1, mode, 1);
+            push.client_deadline = client_deadline;
+            assert_eq!(told_limit(&push, MS(10_000), now), told, "{name}");
+        }
+    }
 
     #[test]
     fn redirects_are_resolved_against_where_they_came_from() {
