@@ -107,7 +107,7 @@ impl Gateway {
                 serve(listener, observed, async { drop(ended.await) }).await
             })
         });
-        Self {
+        let gateway = Self {
             address,
             fanout: Fanout::new(gates.clone(), Overflow::DropOldest),
             gates,
@@ -115,7 +115,10 @@ impl Gateway {
             phase,
             end: Some(end),
             thread: Some(thread),
-        }
+        };
+        // Its first sample is taken before the first answer, and so before any traffic.
+        assert_eq!(gateway.get("/-/healthy").status, 200);
+        gateway
     }
 
     /// Three pushes: `eu` has them, `us` refuses one and holds two, `archive` has lost one and holds two.
@@ -695,8 +698,8 @@ fn the_status_page_is_complete_without_its_script() {
         "name parameter",
         "<noscript><meta http-equiv=\"refresh\"",
         "prefers-color-scheme: dark",
-        "500 B of 256 MiB",
-        "≤ 10 ms / ≤ 10 ms",
+        "500\u{a0}B of 256\u{a0}MiB",
+        "≤\u{a0}10\u{a0}ms / ≤\u{a0}10\u{a0}ms",
         "epoll",
         env!("CARGO_PKG_VERSION"),
     ] {

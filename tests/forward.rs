@@ -9,8 +9,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use support::gateway::Gateway;
-use support::peer::{Held, Peer, Reply};
+use support::gateway::{Gateway, to};
+use support::peer::{Held, Peer, Reply, unused_address};
 use support::wire::{
     CHUNK_STYLES, PUSH, assert_same_bytes, decode, encode, gunzip, gzip, labels_by_contract, labels_of,
     name_of, noise, pairs_but_name, post_chunked, push_message,
@@ -37,27 +37,11 @@ under_both_engines!(
     many_cores_deliver_everything_once,
 );
 
-/// `--to` flags for destinations called a, b, c, ...
-fn to(urls: &[String]) -> Vec<String> {
-    let names = 'a'..='z';
-    let flags = names
-        .zip(urls)
-        .map(|(name, url)| ["--to".to_owned(), format!("{name}={url}")]);
-    flags.flatten().collect()
-}
-
-fn gateway(engine: &str, peers: &[&Peer], flags: &[&str]) -> Gateway {
-    let urls: Vec<String> = peers.iter().map(|peer| peer.url()).collect();
-    let mut all = to(&urls);
-    all.extend(flags.iter().map(|flag| (*flag).to_owned()));
-    Gateway::start(engine, &all)
-}
-
 const SIZES: [usize; 7] = [0, 1, 1 << 10, 16 << 10, 128 << 10, 1 << 20, 20 << 20];
 
 fn bodies_of_every_size_reach_every_destination(engine: &str) {
     let peers = [Peer::start(), Peer::start(), Peer::start()];
-    let gateway = gateway(engine, &[&peers[0], &peers[1], &peers[2]], &[]);
+    let gateway = Gateway::before(engine, &[&peers[0], &peers[1], &peers[2]], &[]);
     let mut client = gateway.client();
     for size in SIZES {
         let body = noise(size, 1);
@@ -98,7 +82,7 @@ fn bodies_of_every_size_reach_every_destination(engine: &str) {
 
 fn bodies_chunked_in_every_style_arrive_whole(engine: &str) {
     let peer = Peer::start();
-    let gateway = gateway(engine, &[&peer], &[]);
+    let gateway = Gateway::before(engine, &[&peer], &[]);
     let mut client = gateway.client();
     for style in &CHUNK_STYLES {
         for size in [0, 1, 700, 5000, 200_000] {
@@ -125,7 +109,7 @@ fn bodies_chunked_in_every_style_arrive_whole(engine: &str) {
 
 fn pipelined_requests_are_answered_in_order_and_arrive_whole(engine: &str) {
     let peer = Peer::start();
-    let gateway = gateway(engine, &[&peer], &["--inflight", "1"]);
+    let gateway = Gateway::before(engine, &[&peer], &["--inflight", "1"]);
     let mut stream = Vec::new();
     let mut bodies = Vec::new();
     let mut statuses = Vec::new();
@@ -169,7 +153,7 @@ fn pipelined_requests_are_answered_in_order_and_arrive_whole(engine: &str) {
 
 fn a_request_may_come_in_pieces_of_any_size(engine: &str) {
     let peer = Peer::start();
-    let gateway = gateway(engine, &[&peer], &[]);
+    let gateway = Gateway::before(engine, &[&peer], &[]);
     let body = noise(3000, 4);
     for request in [
         post("/ingest?name=app", &[("X-Long", &"x".repeat(3000))], &body),
@@ -188,7 +172,7 @@ fn a_request_may_come_in_pieces_of_any_size(engine: &str) {
 
 fn pushes_arrive_with_their_samples_untouched(engine: &str) {
     let peers = [Peer::start(), Peer::start()];
-    let gateway = gateway(engine, &[&peers[0], &peers[1]], &[]);
+    let gateway = Gateway::before(engine, &[&peers[0], &peers[1]], &[]);
     let mut client = gateway.client();
     let profiles = [gzip(&noise(300, 5)), noise(100_000, 6), Vec::new()];
     for labels in [
@@ -279,7 +263,7 @@ fn pushes_arrive_with_their_samples_untouched(engine: &str) {
 
 fn recorded_sdk_requests_arrive_as_sent(engine: &str) {
     let peers = [Peer::start(), Peer::start()];
-    let gateway = gateway(engine, &[&peers[0], &peers[1]], &[]);
+    let gateway = Gateway::before(engine, &[&peers[0], &peers[1]], &[]);
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/corpus");
     let mut count = 0;
     for sdk in std::fs::read_dir(corpus).unwrap() {
@@ -358,7 +342,7 @@ fn read_back(request: &[u8]) -> (String, Vec<u8>) {
 
 fn connections_live_as_long_as_clients_wish(engine: &str) {
     let peer = Peer::start();
-    let gateway = gateway(engine, &[&peer], &[]);
+    let gateway = Gateway::before(engine, &[&peer], &[]);
     for (version, header, lives) in [
         ("HTTP/1.1", "", true),
         ("HTTP/1.1", "Connection: close\r\n", false),
@@ -395,7 +379,7 @@ fn connections_live_as_long_as_clients_wish(engine: &str) {
 
 fn a_client_that_asks_first_is_told_to_go_on(engine: &str) {
     let peer = Peer::start();
-    let gateway = gateway(engine, &[&peer], &["--body-limit", "1MiB"]);
+    let gateway = Gateway::before(engine, &[&peer], &["--body-limit", "1MiB"]);
     let mut client = gateway.client();
     let head = |length: usize, target: &str| {
         format!(
@@ -436,7 +420,7 @@ fn a_client_that_asks_first_is_told_to_go_on(engine: &str) {
 fn a_client_may_close_its_sending_half(engine: &str) {
     let peer = Peer::start();
     for ack in ["queued", "all"] {
-        let gateway = gateway(engine, &[&peer], &["--ack", ack]);
+        let gateway = Gateway::before(engine, &[&peer], &["--ack", ack]);
         let mut client = gateway.client();
         client.send(post("/ingest?name=app", &[], b"last words")).unwrap();
         client.finish();
@@ -475,7 +459,7 @@ fn a_client_may_close_its_sending_half(engine: &str) {
 
 fn verbatim_touches_neither_query_nor_body(engine: &str) {
     let peers = [Peer::start(), Peer::start()];
-    let gateway = gateway(engine, &[&peers[0], &peers[1]], &["--labels", "verbatim"]);
+    let gateway = Gateway::before(engine, &[&peers[0], &peers[1]], &["--labels", "verbatim"]);
     let mut client = gateway.client();
     let not_proto = noise(5000, 7);
     for (target, headers, body) in [
@@ -525,7 +509,7 @@ fn verbatim_touches_neither_query_nor_body(engine: &str) {
 fn external_labels_are_set_on_everything(engine: &str) {
     let peer = Peer::start();
     let flags = ["--external-label", "cluster=eu-1", "--external-label", "secret="];
-    let gateway = gateway(engine, &[&peer], &flags);
+    let gateway = Gateway::before(engine, &[&peer], &flags);
     let mut client = gateway.client();
     client
         .post("/ingest?name=app{cluster=theirs,secret=x,z=1}", &[], b"x")
@@ -606,19 +590,11 @@ fn queued_answers_though_no_destination_does(engine: &str) {
     drop(gateway);
 }
 
-/// Where nobody listens.
-fn unused_address() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-}
-
 fn first_answers_with_the_first_success(engine: &str) {
     let held = Held::default();
     let gate = held.clone();
     let (slow, quick) = (Peer::deciding(move |_| Reply::Held(gate.clone())), Peer::start());
-    let gateway = gateway(engine, &[&slow, &quick], &["--ack", "first"]);
+    let gateway = Gateway::before(engine, &[&slow, &quick], &["--ack", "first"]);
     assert_eq!(
         gateway.ingest("one").status,
         200,
@@ -631,10 +607,10 @@ fn first_answers_with_the_first_success(engine: &str) {
     held.open();
     drop(gateway);
     let refusing = Peer::deciding(|_| Reply::Status(400, ""));
-    let gateway = self::gateway(engine, &[&refusing, &quick], &["--ack", "first"]);
+    let gateway = Gateway::before(engine, &[&refusing, &quick], &["--ack", "first"]);
     assert_eq!(gateway.ingest("two").status, 200, "one success is enough");
     drop(gateway);
-    let gateway = self::gateway(engine, &[&refusing], &["--ack", "first"]);
+    let gateway = Gateway::before(engine, &[&refusing], &["--ack", "first"]);
     assert_eq!(gateway.ingest("three").status, 400, "no success at all");
 }
 
@@ -642,7 +618,7 @@ fn all_answers_when_all_have_and_relays_a_failure(engine: &str) {
     let held = Held::default();
     let gate = held.clone();
     let (slow, quick) = (Peer::deciding(move |_| Reply::Held(gate.clone())), Peer::start());
-    let gateway = gateway(engine, &[&slow, &quick], &["--ack", "all"]);
+    let gateway = Gateway::before(engine, &[&slow, &quick], &["--ack", "all"]);
     let mut client = gateway.client();
     client.send(post("/ingest?name=app", &[], b"one")).unwrap();
     (quick.next(), slow.next());
@@ -662,7 +638,7 @@ fn all_answers_when_all_have_and_relays_a_failure(engine: &str) {
         (404, PUSH, 501),
     ] {
         let refusing = Peer::deciding(move |_| Reply::Status(status, ""));
-        let gateway = self::gateway(
+        let gateway = Gateway::before(
             engine,
             &[&quick, &refusing],
             &["--ack", "all", "--max-retries", "1"],
@@ -698,7 +674,7 @@ fn all_answers_when_all_have_and_relays_a_failure(engine: &str) {
 fn what_can_be_refused_is_refused_at_once(engine: &str) {
     let stalled = Peer::deciding(|_| Reply::Held(Held::default()));
     for ack in ["queued", "first", "all"] {
-        let gateway = gateway(engine, &[&stalled], &["--ack", ack, "--body-limit", "64KiB"]);
+        let gateway = Gateway::before(engine, &[&stalled], &["--ack", ack, "--body-limit", "64KiB"]);
         for (request, status) in [
             (post("/ingest", &[], b"x"), 400),
             (post("/ingest?name=", &[], b"x"), 400),

@@ -16,7 +16,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::addresses::{Addresses, Resolver};
-use super::classify::{Decision, Reply, classify};
+use super::classify::{Asked, Decision, Leniency, Reply, classify};
 use super::connection::{AttemptError, Connection, Scratch};
 use super::desk::{Desk, Limits, Trouble};
 use super::head::{Aim, HeadWriter};
@@ -186,7 +186,7 @@ impl Destination {
         status.attempted(parcel.attempts > 0);
         status.observe(route, Span::Downstream, now.since(started));
         let decision = match &result {
-            Ok(reply) => classify(route, reply),
+            Ok(reply) => classify(asked(parcel.ticket.push()), reply, self.leniency()),
             Err(error) => {
                 self.note_trouble(&error.to_string());
                 self.setup.addresses.stale.notify_one();
@@ -246,6 +246,13 @@ impl Destination {
         self.note_change(changed);
     }
 
+    fn leniency(&self) -> Leniency {
+        Leniency {
+            retry_on_http_429: self.setup.plan.retry_on_http_429,
+            follow_redirects: self.setup.plan.follow_redirects,
+        }
+    }
+
     fn note_trouble(&self, text: &str) {
         tracing::debug!(destination = %self.setup.gate.name, problem = text, "attempt failed");
         self.setup.gate.status.failed(text.to_owned());
@@ -272,6 +279,13 @@ impl Destination {
         if changed || self.desk.borrow().wake_at(clock::now()).is_some() {
             gate.doorbell.ring();
         }
+    }
+}
+
+fn asked(push: &Push) -> Asked<'_> {
+    Asked {
+        route: push.route,
+        content_type: push.content_type(),
     }
 }
 
@@ -321,7 +335,7 @@ impl Lane {
         let mut reply = self.exchange(push, own, deadline).await?;
         let mut detour: Option<Detour> = None;
         for _ in 0..REDIRECTS_MAX {
-            if classify(push.route, &reply) != Decision::Follow {
+            if classify(asked(push), &reply, destination.leniency()) != Decision::Follow {
                 break;
             }
             let from = detour.as_ref().map_or((own.authority, own.path), |detour| {

@@ -21,4 +21,5 @@ mod names;
 mod push;
 mod query;
 mod results;
+mod retries;
 mod routing;

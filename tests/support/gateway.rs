@@ -10,6 +10,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::peer::Peer;
 use super::{Answer, Client, Ended, Process};
 
 /// A running gateway.
@@ -43,7 +44,23 @@ impl Farewell {
     }
 }
 
+/// `--to` flags for destinations called a, b, c, ...
+pub fn to(urls: &[String]) -> Vec<String> {
+    let flags = ('a'..='z')
+        .zip(urls)
+        .map(|(name, url)| ["--to".to_owned(), format!("{name}={url}")]);
+    flags.flatten().collect()
+}
+
 impl Gateway {
+    /// Starts one before peers, which it calls a, b, c, ...
+    pub fn before(engine: &str, peers: &[&Peer], flags: &[&str]) -> Self {
+        let urls: Vec<String> = peers.iter().map(|peer| peer.url()).collect();
+        let mut all = to(&urls);
+        all.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        Self::start(engine, &all)
+    }
+
     /// Starts one on a free port, with one core unless the flags say otherwise.
     pub fn start<S: AsRef<str>>(engine: &str, flags: &[S]) -> Self {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_pyrotee")), &[], engine, flags)

@@ -93,6 +93,38 @@ struct Shared {
     sender: Mutex<(Sender<Received>, usize)>,
 }
 
+/// Where nobody listens.
+pub fn unused_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+    listener.local_addr().expect("it is bound")
+}
+
+/// An address that refuses connections until it becomes a [`Peer`].
+pub struct Absent(socket2::Socket);
+
+impl Absent {
+    /// Takes a port and does not listen on it.
+    pub fn new() -> Self {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        socket.bind(&any.into()).expect("loopback has ports");
+        Self(socket)
+    }
+
+    /// As a `--to` value.
+    pub fn url(&self) -> String {
+        let address = self.0.local_addr().expect("it is bound").as_socket();
+        format!("http://{}", address.expect("an IP address"))
+    }
+
+    /// Listens from now on and accepts everything.
+    pub fn appear(self) -> Peer {
+        self.0.listen(128).expect("it is bound");
+        Peer::on(self.0.into(), |_| Reply::Ok)
+    }
+}
+
 impl Peer {
     /// Listens and accepts everything.
     pub fn start() -> Self {
