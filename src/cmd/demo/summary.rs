@@ -181,7 +181,7 @@ impl Summary {
                 show::several(self.failed, "push").replace("pushs", "pushes")
             ));
         }
-        if self.pushed == 0 {
+        if self.pushed == 0 && !self.ended_early {
             found.push("nothing was pushed".into());
         }
         for ledger in &self.destinations {
