@@ -27,7 +27,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use super::load::{self, Latencies};
-use super::{run::abort_on_panic, sink};
+use super::run::{abort_on_panic, bind_admin};
+use super::sink;
+use crate::admin;
 use crate::config::{Flags, Plan, units};
 use crate::fanout::Gate;
 use crate::gateway::Gateway;
@@ -160,8 +162,10 @@ async fn play(args: &Args, verdict: Verdict) -> anyhow::Result<Option<Summary>> 
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let (sinks, mut gateway) = start(args, &verdict)?;
     gateway.spawn_dns();
+    let admin = bind_admin(args.admin).await?;
     let mut view = View::new(args.plain, args.json);
-    view.say(&view::opening(&verdict));
+    view.say(&view::opening(&verdict, admin.local_addr()?));
+    tokio::task::spawn_local(admin::serve(admin, gateway.observed(), std::future::pending()));
     let load = start_load(args, &gateway, &verdict)?;
 
     let mut stage = Stage::new(args, load, sinks, gateway.gates.clone());

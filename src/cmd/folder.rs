@@ -29,7 +29,11 @@ pub fn look(directory: &Path) -> io::Result<Folder> {
                 });
             }
             Ok(_) => return Err(io::Error::other(format!("{} is no folder", existing.display()))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) => {}
             Err(error) => return Err(error),
         }
     }
@@ -73,6 +77,11 @@ mod tests {
         let file = root.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(look(&file).unwrap_err().to_string().contains("is no folder"));
-        assert!(look(&file.join("below")).is_err());
+        assert!(
+            look(&file.join("below"))
+                .unwrap_err()
+                .to_string()
+                .contains("is no folder")
+        );
     }
 }

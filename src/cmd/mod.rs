@@ -1,5 +1,6 @@
 //! The subcommands. Each file holds one: its flags and what it does with them.
 
+pub mod check;
 pub mod demo;
 pub mod doctor;
 mod folder;
@@ -8,3 +9,4 @@ mod mark;
 pub mod run;
 mod show;
 pub mod sink;
+pub mod usage;

@@ -105,7 +105,7 @@ async fn serve(plan: Plan, verdict: engine::Verdict) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-async fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(super) async fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bound = TcpListener::bind(address).await;
     bound.with_context(|| format!("--admin {address}: cannot bind; is another process using it?"))
 }

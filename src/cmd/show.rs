@@ -7,7 +7,7 @@ pub fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -28,7 +28,7 @@ pub fn latency(latency: Duration) -> String {
 /// A duration as it is written on the command line, in its largest whole unit: `500ms`, `90s`, `1h`.
 pub fn duration(duration: Duration) -> String {
     let millis = duration.as_millis();
-    let whole = |unit: u128| millis > 0 && millis % unit == 0;
+    let whole = |unit: u128| millis > 0 && millis.is_multiple_of(unit);
     match millis {
         _ if whole(86_400_000) => format!("{}d", millis / 86_400_000),
         _ if whole(3_600_000) => format!("{}h", millis / 3_600_000),

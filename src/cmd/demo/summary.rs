@@ -155,7 +155,8 @@ impl Ledger {
 impl Answers {
     /// Reads off one act's latencies.
     pub fn new(act: Act, latencies: &Latencies) -> Self {
-        let micros = |quantile| latencies.at(quantile).as_secs_f64() * 1e6;
+        // To a tenth of a microsecond.
+        let micros = |quantile| (latencies.at(quantile).as_secs_f64() * 1e7).round() / 10.0;
         Self {
             act,
             count: latencies.count(),
@@ -180,7 +181,7 @@ impl Summary {
                 show::several(self.failed, "push").replace("pushs", "pushes")
             ));
         }
-        if self.pushed == 0 {
+        if self.pushed == 0 && !self.ended_early {
             found.push("nothing was pushed".into());
         }
         for ledger in &self.destinations {
@@ -338,7 +339,8 @@ mod tests {
     /// Each is one thing gone wrong.
     #[test]
     fn nothing_that_is_wrong_passes() {
-        let cases: [(&str, fn(&mut Summary), &str); 9] = [
+        type Spoil = fn(&mut Summary);
+        let cases: [(&str, Spoil, &str); 9] = [
             ("failed", |s| s.failed = 2, "2 pushes got no 200"),
             ("nothing", |s| s.pushed = 0, "nothing was pushed"),
             (

@@ -3,7 +3,8 @@
 //!
 //! Not responsible for the numbers.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -104,11 +105,12 @@ impl View {
 
     /// Text that stays.
     pub fn say(&self, text: &str) {
-        if self.to_stderr {
-            eprintln!("{text}");
+        // Nobody may be there to read it; the play goes on, and its exit code tells the end.
+        let _ = if self.to_stderr {
+            writeln!(std::io::stderr(), "{text}")
         } else {
-            println!("{text}");
-        }
+            writeln!(std::io::stdout(), "{text}")
+        };
     }
 
     /// Draws the moment anew, or tells it if the last one told is a second old.
@@ -137,15 +139,17 @@ impl View {
     pub fn end(&mut self) {
         if let Some((_, bars)) = self.live.take() {
             bars.iter().for_each(ProgressBar::abandon);
+            self.say("");
         }
     }
 }
 
 /// What is said before anything moves.
-pub fn opening(verdict: &Verdict) -> String {
+pub fn opening(verdict: &Verdict, admin: SocketAddr) -> String {
     format!(
         "pyrotee demo: a gateway, two destinations ({} and {}) and a stream of profiles, all in this process.\n\
-         Half way through, {} stops answering for a while. Engine: {}.\n",
+         Half way through, {} stops answering for a while. Engine: {}.\n\
+         Status page while it runs: http://{admin}/\n",
         NAMES[0], NAMES[1], NAMES[AWAY], verdict.engine
     )
 }
@@ -194,6 +198,8 @@ impl Moment<'_> {
                 text
             }
         };
+        let highest = self.rows.iter().flat_map(|row| row.curve).copied().max();
+        let highest = highest.unwrap_or(0);
         let row = |row: &Row<'_>| {
             let (state, colour) = match (
                 row.stopped,
@@ -204,14 +210,14 @@ impl Moment<'_> {
                 (false, false) => ("up", "32"),
             };
             format!(
-                "  {}  {} {:>10} {:>10} {:>10}   {:<9} {}",
+                "  {}  {} {:>11} {:>10} {:>10}   {:<9} {}",
                 row.name,
                 paint(colour, format!("{state:<12}")),
                 rate(row.delivered_per_second),
                 show::count(row.delivered),
                 show::count(row.waiting),
                 show_size(row.waiting_bytes),
-                paint("36", curve(row.curve))
+                paint("36", curve(row.curve, highest))
             )
         };
         let failed = match self.failed {
@@ -277,9 +283,9 @@ fn rate(per_second: f64) -> String {
     show::count(per_second.round() as u64)
 }
 
-/// The last points as levels, the highest of all as a full one.
-fn curve(points: &[u64]) -> String {
-    let highest = points.iter().copied().max().unwrap_or(0).max(1);
+/// The last points as levels, `highest` as a full one.
+fn curve(points: &[u64], highest: u64) -> String {
+    let highest = highest.max(1);
     let shown = &points[points.len().saturating_sub(CURVE_POINTS)..];
     let level = |point: &u64| {
         let full = LEVELS.len() as u64 - 1;
@@ -352,8 +358,8 @@ mod tests {
     #[test]
     fn a_curve_shows_the_last_points() {
         let points: Vec<u64> = (0..100).collect();
-        assert_eq!(curve(&points).chars().count(), CURVE_POINTS);
-        assert_eq!(curve(&[]), "");
-        assert_eq!(curve(&[0, 0]), "  ");
+        assert_eq!(curve(&points, 99).chars().count(), CURVE_POINTS);
+        assert_eq!(curve(&[], 0), "");
+        assert_eq!(curve(&[0, 1, 1000], 1000), " ▁█");
     }
 }
