@@ -55,7 +55,10 @@ const LAST_ACCEPT_WAIT: Duration = Duration::from_millis(5);
 pub struct Connections {
     open: AtomicUsize,
     limit: usize,
+    /// Rung when a place was given back at the limit.
     room: Notify,
+    /// Rung by a core that needs a place and has no idle connection of its own: another core may have one.
+    crowded: Notify,
 }
 
 impl Connections {
@@ -65,6 +68,7 @@ impl Connections {
             open: AtomicUsize::new(0),
             limit,
             room: Notify::new(),
+            crowded: Notify::new(),
         }
     }
 
@@ -150,6 +154,7 @@ impl Inbound {
             monoio::spawn(inbound.clone().accept(listener));
         }
         monoio::spawn(inbound.clone().follow_phase());
+        monoio::spawn(inbound.clone().make_room());
         Ok(inbound)
     }
 
@@ -163,6 +168,18 @@ impl Inbound {
         phase::reached(&mut phase, Phase::Draining).await;
         self.draining.set(true);
         self.sweeper.close_idle();
+    }
+
+    /// Gives up an idle connection whenever another core has none to give up. The cores take turns: the bell wakes one of
+    /// them, the one that has waited longest.
+    async fn make_room(self: Rc<Self>) {
+        let connections = &self.setup.connections;
+        loop {
+            connections.crowded.notified().await;
+            if connections.open() >= connections.limit() {
+                self.sweeper.close_longest_idle(clock::now());
+            }
+        }
     }
 
     async fn accept(self: Rc<Self>, listener: TcpListener) {
@@ -222,7 +239,9 @@ impl Inbound {
                     return place;
                 }
                 let room = connections.room.notified();
-                self.sweeper.close_longest_idle();
+                if !self.sweeper.close_longest_idle(clock::now()) {
+                    connections.crowded.notify_one();
+                }
                 // A place given back by another core between the two lines above rings nobody: look again soon.
                 let _ = monoio::time::timeout(Duration::from_millis(20), room).await;
             }

@@ -21,6 +21,12 @@ pub const SWEEP_EVERY: Duration = Duration::from_millis(100);
 /// A receive buffer that has waited this long for a request is taken back.
 const BUFFER_IDLE_MAX: Duration = Duration::from_secs(1);
 
+/// A connection that has been idle for less does not make room for others: its client may just be about to send.
+pub const YIELD_IDLE_MIN: Duration = Duration::from_millis(200);
+
+/// At most so many connections are looked at, by one system call each, to find one that can make room.
+const YIELD_LOOKS_MAX: usize = 16;
+
 /// All connections of one core.
 #[derive(Default)]
 pub struct Sweeper {
@@ -96,18 +102,31 @@ impl Sweeper {
         ended
     }
 
-    /// Closes the connection that has been idle longest. Returns whether there was one.
-    pub fn close_longest_idle(&self) -> bool {
+    /// Closes the connection that has been idle longest, if it has been for [`YIELD_IDLE_MIN`] and nothing has arrived on
+    /// it meanwhile. Returns whether there was one.
+    pub fn close_longest_idle(&self, now: Mono) -> bool {
         let cells = self.cells.borrow();
-        let longest = cells
-            .iter()
-            .filter(|cell| cell.idle_since.get() != Mono::NEVER && !cell.expired.get());
-        let Some(cell) = longest.min_by_key(|cell| cell.idle_since.get()) else {
-            return false;
-        };
-        cell.expired.set(true);
-        socket::stop(cell.fd);
-        true
+        let mut from = Mono::default();
+        for _ in 0..YIELD_LOOKS_MAX {
+            let idle = cells.iter().filter(|cell| {
+                let since = cell.idle_since.get();
+                since != Mono::NEVER
+                    && since >= from
+                    && now.since(since) >= YIELD_IDLE_MIN
+                    && !cell.expired.get()
+            });
+            let Some(cell) = idle.min_by_key(|cell| cell.idle_since.get()) else {
+                return false;
+            };
+            // A request may lie in the socket already, and closing would lose it: that one is about to be busy.
+            if socket::is_quiet(cell.fd) {
+                cell.expired.set(true);
+                socket::stop(cell.fd);
+                return true;
+            }
+            from = cell.idle_since.get().after(Duration::from_nanos(1));
+        }
+        false
     }
 
     /// Closes every idle connection: a shutdown has begun.
@@ -189,7 +208,7 @@ impl Drop for Watch {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write as _};
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
@@ -222,16 +241,21 @@ mod tests {
             .iter()
             .map(|(ours, _)| sweeper.watch(ours.as_raw_fd()))
             .collect();
-        assert!(!sweeper.close_longest_idle());
+        assert!(!sweeper.close_longest_idle(at(999)));
+        watches[0].set_idle(at(900), Mono::NEVER);
         watches[2].set_idle(at(5), Mono::NEVER);
         watches[1].set_idle(at(3), Mono::NEVER);
-        assert!(sweeper.close_longest_idle());
-        assert_eq!(
-            watches.iter().map(Watch::expired).collect::<Vec<_>>(),
-            [false, true, false]
-        );
-        assert!(sweeper.close_longest_idle());
-        assert!(!sweeper.close_longest_idle());
+        let closed = || watches.iter().map(Watch::expired).collect::<Vec<_>>();
+        assert!(sweeper.close_longest_idle(at(999)));
+        assert_eq!(closed(), [false, true, false]);
+        // A request waits in the socket of the next one, and the third has only just become idle.
+        (&pairs[2].1).write_all(b"POST").unwrap();
+        assert!(!sweeper.close_longest_idle(at(999)));
+        (&pairs[2].0).read_exact(&mut [0; 4]).unwrap();
+        assert!(sweeper.close_longest_idle(at(999)));
+        assert_eq!(closed(), [false, true, true]);
+        assert!(!sweeper.close_longest_idle(at(999)));
+        assert!(sweeper.close_longest_idle(at(1100)));
     }
 
     #[test]
