@@ -212,7 +212,7 @@ impl Inbound {
         loop {
             connections.wanted.notified().await;
             if connections.is_full() {
-                self.sweeper.close_longest_idle();
+                self.sweeper.close_longest_idle(clock::now());
             }
         }
     }
@@ -278,7 +278,7 @@ impl Inbound {
                     return place;
                 }
                 let room = connections.room.notified();
-                if !self.sweeper.close_longest_idle() {
+                if !self.sweeper.close_longest_idle(clock::now()) {
                     // The cores are asked in turn; one that has none either is followed by the next.
                     connections.wanted.notify_one();
                 }
