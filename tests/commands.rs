@@ -180,8 +180,17 @@ fn check_online_looks_at_names_connections_and_folders() {
         "nothing is left behind"
     );
 
-    let gone = sink.url();
-    drop(sink);
+    // Bound and never listening: it refuses, and nobody else can get its port meanwhile. A sink that was killed would not
+    // do: the kernel ends its ring, and with it the listener, some time after the process.
+    let reserved = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    reserved.bind(&any.into()).unwrap();
+    let gone = reserved
+        .local_addr()
+        .unwrap()
+        .as_socket()
+        .expect("an address of IPv4");
+    let gone = format!("http://{gone}");
     let file = format!("{path}/file");
     std::fs::write(&file, "").unwrap();
     for (to, what) in [

@@ -210,7 +210,11 @@ mod tests {
             let found: Vec<_> = probes.iter().map(|probe| (probe.what, probe.good)).collect();
             assert_eq!(found, expected, "{name}: {probes:?}");
         }
-        drop(listener);
+        // Bound and never listening: it refuses, and nobody else can get its port meanwhile.
+        let reserved = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        reserved.bind(&any.into()).unwrap();
+        let port = reserved.local_addr().unwrap().as_socket().unwrap().port();
         let probes = probe_one("refused", &http("127.0.0.1", port));
         assert!(
             !probes[1].good && probes[1].says.contains("would wait"),
