@@ -251,6 +251,9 @@ impl Inbound {
             accepting.set(listener.accept());
             self.clone().admit(stream, true).await;
         }
+        // The accept under way keeps the listener open until the kernel has torn the ring down, which is after the process
+        // has ended: somebody may want the address before.
+        socket::stop(listener.as_raw_fd());
         drop(under_way);
     }
 
