@@ -44,6 +44,8 @@ struct WatchCell {
     expired: Cell<bool>,
     /// When it became idle: nothing received since, nothing to send. `NEVER` while busy.
     idle_since: Cell<Mono>,
+    /// Its receive buffer has been taken back since then: once is enough.
+    taken_back: Cell<bool>,
     canceller: RefCell<Canceller>,
 }
 
@@ -64,6 +66,7 @@ impl Sweeper {
             expiry: Cell::new(Expiry::Stop),
             expired: Cell::new(false),
             idle_since: Cell::new(Mono::NEVER),
+            taken_back: Cell::new(false),
             canceller: RefCell::new(Canceller::new()),
         });
         cells.push(cell.clone());
@@ -86,8 +89,10 @@ impl Sweeper {
                     Expiry::Stop => socket::stop(cell.fd),
                 }
             } else if cell.idle_since.get() != Mono::NEVER
+                && !cell.taken_back.get()
                 && now.since(cell.idle_since.get()) > BUFFER_IDLE_MAX
             {
+                cell.taken_back.set(true);
                 cell.cancel();
             }
         }
@@ -157,6 +162,7 @@ impl Watch {
     /// Marks the connection idle since `now`, to be closed at `deadline`.
     pub fn set_idle(&self, now: Mono, deadline: Mono) {
         self.cell.idle_since.set(now);
+        self.cell.taken_back.set(false);
         self.arm(deadline, Expiry::Stop);
     }
 
@@ -228,6 +234,24 @@ mod tests {
         );
         assert!(sweeper.close_longest_idle());
         assert!(!sweeper.close_longest_idle());
+    }
+
+    #[test]
+    fn an_idle_receive_is_taken_back_once_until_it_has_been_busy() {
+        let sweeper = Rc::new(Sweeper::default());
+        let watch = sweeper.watch(-1);
+        let is_taken_back = |now| {
+            sweeper.sweep(at(now));
+            watch.cell.taken_back.get()
+        };
+        watch.set_idle(at(0), Mono::NEVER);
+        assert!(!is_taken_back(1000));
+        assert!(is_taken_back(1001));
+        assert!(is_taken_back(9000));
+        watch.set_busy();
+        watch.set_idle(at(9000), Mono::NEVER);
+        assert!(!is_taken_back(9500), "idle anew");
+        assert!(is_taken_back(10_001));
     }
 
     #[test]
