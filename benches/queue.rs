@@ -142,6 +142,8 @@ fn push() -> Arc<Push> {
         accepted: Mono(0),
         accepted_unix_ms: 0,
         client_deadline: Mono::NEVER,
+        pinned_bytes: 0,
+        charge: None,
     };
     Arc::new(Push::new(parts, AckMode::Detached, 1))
 }

@@ -5,7 +5,7 @@
 //!   bind, start cores ──────────────────────────▶ inbound and / or destinations
 //!   DNS, admin port, signals
 //!   SIGTERM ─ Draining ─────────────────────────▶ stop accepting, finish requests
-//!           ─ wait: connections, then queues
+//!           ─ wait: listeners, then connections, then queues
 //!           ─ GivingUp (drain timeout) ─────────▶ drop what waits, counted as "shutdown"
 //!           ─ Leaving ──────────────────────────▶ cores end
 //!   print what was delivered and what was lost
@@ -20,11 +20,13 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
 
-use crate::config::{DestinationTarget, Plan};
+use crate::admin::Observed;
+use crate::config::{AckPolicy, DestinationTarget, Plan};
 use crate::fanout::{DestinationId, DropReason, Fanout, Gate};
 use crate::inbound::tally::Tally;
 use crate::inbound::{Connections, Inbound, InboundSetup};
 use crate::outbound::addresses::{Addresses, Lookup, Resolver};
+use crate::outbound::archive::{self, ArchiveControl, ArchiveSetup};
 use crate::outbound::destination::{Destination, DestinationSetup};
 use crate::outbound::dns;
 use crate::outbound::head::HeadWriter;
@@ -57,10 +59,18 @@ pub struct Gateway {
     pub memory: Arc<MemoryBudget>,
     /// Where it listens; the ports that the kernel chose where the plan says 0.
     pub addresses: Vec<SocketAddr>,
+    started_unix_ms: u64,
     phase: watch::Sender<Phase>,
     cores: Vec<JoinHandle<std::io::Result<()>>>,
+    archives: Vec<Archive>,
     http: Vec<HttpDestination>,
     lookups: Option<mpsc::UnboundedReceiver<Lookup>>,
+}
+
+/// A destination that is a folder, and its thread.
+struct Archive {
+    control: Arc<ArchiveControl>,
+    thread: JoinHandle<()>,
 }
 
 /// A destination whose name has to be kept resolved.
@@ -92,13 +102,13 @@ impl Gateway {
             .iter()
             .enumerate()
             .map(|(index, one)| {
-                &*Box::leak(Box::new(Gate::new(
-                    DestinationId(index),
-                    one.name.clone(),
-                    one.queue_limit,
-                )))
+                let gate = Gate::new(DestinationId(index), one.name.clone(), one.queue_limit);
+                &*Box::leak(Box::new(
+                    gate.with_pinned_bytes_max(pinned_bytes_max(&plan, one.queue_limit)),
+                ))
             })
             .collect();
+        let archives = start_archives(&plan, &gates)?;
         let (phase, phase_receiver) = watch::channel(Phase::Serving);
         let (resolver, lookups) = Resolver::new();
         let (mut destinations, http) = destinations(&plan, &gates, &resolver);
@@ -146,6 +156,7 @@ impl Gateway {
                 .context("a core cannot start")?;
         }
         let lookups = Some(lookups);
+        let started_unix_ms = u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX);
         Ok(Self {
             plan,
             engine,
@@ -154,16 +165,27 @@ impl Gateway {
             connections,
             memory,
             addresses,
+            started_unix_ms,
             phase,
             cores,
+            archives,
             http,
             lookups,
         })
     }
 
-    /// The phase, for readiness.
-    pub fn phase(&self) -> PhaseReceiver {
-        self.phase.subscribe()
+    /// What the admin port shows.
+    pub fn observed(&self) -> Arc<Observed> {
+        Arc::new(Observed {
+            plan: self.plan.clone(),
+            engine: self.engine.clone(),
+            gates: self.gates.clone(),
+            tallies: self.tallies.clone(),
+            connections: self.connections.clone(),
+            memory: self.memory.clone(),
+            phase: self.phase.subscribe(),
+            started_unix_ms: self.started_unix_ms,
+        })
     }
 
     /// Starts keeping the destinations' names resolved. Must be called on a tokio `LocalSet`.
@@ -187,18 +209,29 @@ impl Gateway {
     pub async fn shut_down(self) -> Vec<Farewell> {
         let deadline = clock::now().after(self.plan.drain_timeout);
         self.phase.send_replace(Phase::Draining);
+        self.archives.iter().for_each(|archive| archive.control.drain());
+        // In this order: each step makes sure that nothing can be added to what the next one waits for.
+        wait_until(deadline, || self.connections.accepting() == 0).await;
         wait_until(deadline, || self.connections.open() == 0).await;
         wait_until(deadline, || {
             self.gates.iter().all(|gate| gate.held_parcels() == 0)
         })
         .await;
         self.phase.send_replace(Phase::GivingUp);
+        self.archives.iter().for_each(|archive| archive.control.give_up());
         let last = clock::now().after(LAST_OUTCOMES_WAIT);
         wait_until(last, || self.gates.iter().all(|gate| gate.held_parcels() == 0)).await;
+        self.gates.iter().for_each(|gate| gate.close());
         self.phase.send_replace(Phase::Leaving);
         for core in self.cores {
             let _ = core.join();
         }
+        // A write that hangs in the kernel cannot be interrupted: such a thread ends with the process.
+        let last = clock::now().after(LAST_OUTCOMES_WAIT);
+        wait_until(last, || {
+            self.archives.iter().all(|archive| archive.thread.is_finished())
+        })
+        .await;
         Farewell::of_all(&self.gates)
     }
 }
@@ -250,6 +283,13 @@ async fn wait_until(deadline: Mono, done: impl Fn() -> bool) {
     }
 }
 
+/// The memory that one destination's parcels may pin: its share of three quarters of all, and never less than its queue
+/// limit. Under `--overflow drop-oldest` destinations that are dead or behind then do not fill the memory and refuse
+/// clients for the others, however small the parcels are; a quarter stays for requests that are being received.
+fn pinned_bytes_max(plan: &Plan, queue_limit: u64) -> u64 {
+    (plan.memory_limit / 4 * 3 / plan.destinations.len() as u64).max(queue_limit)
+}
+
 /// The listeners of every address, one for each inbound core.
 fn bind(plan: &Plan) -> anyhow::Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>)> {
     let mut addresses = Vec::new();
@@ -261,6 +301,28 @@ fn bind(plan: &Plan) -> anyhow::Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>)>
         all.push(listeners);
     }
     Ok((addresses, all))
+}
+
+/// Starts the thread of every archive.
+fn start_archives(plan: &Plan, gates: &[&'static Gate]) -> anyhow::Result<Vec<Archive>> {
+    let mut archives = Vec::new();
+    for (one, gate) in plan.destinations.iter().zip(gates) {
+        let DestinationTarget::File { directory } = &one.target else {
+            continue;
+        };
+        let control = ArchiveControl::new(gate);
+        let setup = ArchiveSetup {
+            gate,
+            directory: directory.clone(),
+            max_age: one.max_age,
+            max_retries: one.max_retries,
+            min_backoff: one.min_backoff,
+            max_backoff: one.max_backoff,
+        };
+        let thread = archive::start(setup, control.clone()).with_context(|| format!("--to {}", one.name))?;
+        archives.push(Archive { control, thread });
+    }
+    Ok(archives)
 }
 
 /// What each destination's owner core needs, and whose names are to be resolved.
@@ -277,24 +339,30 @@ fn destinations(
         else {
             continue;
         };
-        let addresses = Arc::new(Addresses::default());
-        names.push(HttpDestination {
-            gate,
-            host: host.clone(),
-            port: *port,
-            addresses: addresses.clone(),
-        });
+        let addresses = match dns::fixed_addresses(host, *port) {
+            Some(fixed) => Arc::new(fixed),
+            None => {
+                let addresses = Arc::new(Addresses::default());
+                names.push(HttpDestination {
+                    gate,
+                    host: host.clone(),
+                    port: *port,
+                    addresses: addresses.clone(),
+                });
+                addresses
+            }
+        };
         let resolver = resolver.clone();
-        setups.push((
-            plan.writer_core(index),
-            DestinationSetup {
-                gate,
-                plan: one.clone(),
-                addresses,
-                resolver,
-                head,
-            },
-        ));
+        let answers_wait = plan.ack != AckPolicy::Queued;
+        let setup = DestinationSetup {
+            gate,
+            plan: one.clone(),
+            answers_wait,
+            addresses,
+            resolver,
+            head,
+        };
+        setups.push((plan.writer_core(index), setup));
     }
     (setups, names)
 }

@@ -11,6 +11,7 @@
 //! profile → http → runtime`; everyone may read `config`; `inbound` and `outbound` never meet, the ticket is the only way
 //! back. `http`, `profile` and `config` do no I/O and read no clock.
 
+pub mod admin;
 pub mod cmd;
 pub mod config;
 pub mod fanout;

@@ -1,12 +1,16 @@
 //! `pyrotee run`: the gateway, from flags to the farewell.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
+use crate::admin;
 use crate::config::units::show_size;
 use crate::config::{Flags, LogFormat, Plan};
 use crate::gateway::{Farewell, Gateway};
@@ -54,14 +58,27 @@ pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let control = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    LocalSet::new().block_on(&control, serve(plan, verdict))
+    let result = LocalSet::new().block_on(&control, serve(plan, verdict));
+    // A name look-up that hangs in the system's resolver must not keep the process.
+    control.shutdown_background();
+    result
 }
 
 async fn serve(plan: Plan, verdict: engine::Verdict) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let admin = match plan.admin {
+        Some(address) => Some(bind_admin(address).await?),
+        None => None,
+    };
     let mut gateway = Gateway::start(plan, verdict)?;
     gateway.spawn_dns();
+    let (admin_stop, admin_stopped) = oneshot::channel::<()>();
+    if let Some(listener) = admin {
+        tracing::info!(address = %listener.local_addr()?, "admin port");
+        let until = async move { drop(admin_stopped.await) };
+        tokio::task::spawn_local(admin::serve(listener, gateway.observed(), until));
+    }
     for destination in &gateway.plan.destinations {
         tracing::info!(
             destination = %destination.name,
@@ -83,10 +100,14 @@ async fn serve(plan: Plan, verdict: engine::Verdict) -> anyhow::Result<ExitCode>
         _ = terminate.recv() => Farewell::of_all(&gates),
         _ = interrupt.recv() => Farewell::of_all(&gates),
     };
-    for farewell in &farewells {
-        tell(farewell);
-    }
+    drop(admin_stop);
+    farewells.iter().for_each(tell);
     Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.with_context(|| format!("--admin {address}: cannot bind; is another process using it?"))
 }
 
 fn tell(farewell: &Farewell) {
@@ -122,7 +143,7 @@ fn start_logging(plan: &Plan) {
 
 /// A core that panics would leave its connections and queues behind in silence: better to end as a whole, loudly, and be
 /// started again.
-fn abort_on_panic() {
+pub(super) fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);

@@ -103,6 +103,10 @@ pub struct DestinationPlan {
     pub max_backoff: Duration,
     /// Attempts in all; 0 = until `max_age`.
     pub max_retries: u32,
+    /// Whether a rate limit (429) is worth another attempt. Alloy's `retry_on_http_429`, true by default.
+    pub retry_on_http_429: bool,
+    /// Whether 307 and 308 are followed. Alloy's `follow_redirects`, true by default.
+    pub follow_redirects: bool,
 }
 
 /// What a destination takes over from the flags where its `--to` says nothing.
@@ -149,6 +153,8 @@ impl DestinationPlan {
             min_backoff: defaults.min_backoff,
             max_backoff: defaults.max_backoff,
             max_retries: defaults.max_retries,
+            retry_on_http_429: true,
+            follow_redirects: true,
         };
         let mut seen: Vec<&str> = Vec::new();
         for piece in pieces {
@@ -171,7 +177,18 @@ impl DestinationPlan {
             }
             plan.headers.push(("Authorization".into(), credentials));
         }
-        plan.check()?;
+        let limits = DestinationDefaults {
+            queue_limit: plan.queue_limit,
+            max_age: plan.max_age,
+            inflight: plan.inflight,
+            remote_timeout: plan.remote_timeout,
+            min_backoff: plan.min_backoff,
+            max_backoff: plan.max_backoff,
+            max_retries: plan.max_retries,
+        };
+        limits
+            .check()
+            .map_err(|bad| format!("{}={}: {}", &bad.flag[2..], bad.value, bad.problem))?;
         Ok(plan)
     }
 
@@ -188,6 +205,11 @@ impl DestinationPlan {
                 .parse::<u32>()
                 .map_err(|_| format!("{key}={value}: expected a whole number"))
         };
+        let truth = || {
+            value
+                .parse::<bool>()
+                .map_err(|_| format!("{key}={value}: expected true or false"))
+        };
         let named = |error: String| format!("{key}={value}: {error}");
         match key {
             "queue-limit" => self.queue_limit = parse_size(value).map_err(named)?,
@@ -197,31 +219,63 @@ impl DestinationPlan {
             "min-backoff" => self.min_backoff = parse_duration(value).map_err(named)?,
             "max-backoff" => self.max_backoff = parse_duration(value).map_err(named)?,
             "max-retries" => self.max_retries = number()?,
+            "retry-on-http-429" => self.retry_on_http_429 = truth()?,
+            "follow-redirects" => self.follow_redirects = truth()?,
             _ => {
                 return Err(format!(
                     "unknown option '{key}'; known: queue-limit, max-age, inflight, remote-timeout, min-backoff, \
-                     max-backoff, max-retries, header.NAME"
+                     max-backoff, max-retries, retry-on-http-429, follow-redirects, header.NAME"
                 ));
             }
         }
         Ok(())
     }
+}
 
-    fn check(&self) -> Result<(), String> {
+/// A limit that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadLimit {
+    /// The flag; the option of `--to` is the same without the dashes.
+    pub flag: &'static str,
+    /// What it was set to.
+    pub value: String,
+    /// What is wrong and how to mend it.
+    pub problem: &'static str,
+}
+
+impl DestinationDefaults {
+    /// Judges the limits, whether they come from the flags or from a `--to`.
+    ///
+    /// # Errors
+    /// The first limit that cannot work.
+    pub fn check(&self) -> Result<(), BadLimit> {
+        let bad = |flag, value: &dyn std::fmt::Debug, problem| {
+            Err(BadLimit {
+                flag,
+                value: format!("{value:?}"),
+                problem,
+            })
+        };
         if self.inflight == 0 || self.inflight > 4096 {
-            return Err(format!("inflight is {}; it must be 1 to 4096", self.inflight));
+            return bad("--inflight", &self.inflight, "must be 1 to 4096");
         }
         if self.remote_timeout < Duration::from_millis(10) {
-            return Err("remote-timeout must be at least 10ms".into());
+            return bad("--remote-timeout", &self.remote_timeout, "must be at least 10ms");
         }
         if self.min_backoff < Duration::from_millis(1) {
-            return Err("min-backoff must be at least 1ms: none at all would be a hot loop".into());
+            let problem = "must be at least 1ms: none at all would be a hot loop";
+            return bad("--min-backoff", &self.min_backoff, problem);
         }
         if self.min_backoff > self.max_backoff {
-            return Err("min-backoff is longer than max-backoff; swap them".into());
+            return bad(
+                "--min-backoff",
+                &self.min_backoff,
+                "is longer than --max-backoff; swap them",
+            );
         }
         if self.max_age.is_zero() {
-            return Err("max-age is 0, so nothing would ever be sent; the default is 1h".into());
+            let problem = "nothing would ever be sent; the default is 1h";
+            return bad("--max-age", &self.max_age, problem);
         }
         Ok(())
     }

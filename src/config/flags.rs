@@ -77,8 +77,8 @@ pub struct Flags {
 
     /// Where profiles go; repeat for several. `http://HOST[:PORT][/PATH]` or `file:DIR`, with an optional name in front
     /// and options behind: `eu=http://pyroscope:4040,max-age=30m,header.X-Scope-OrgID=team`. Options: queue-limit,
-    /// max-age, inflight, remote-timeout, min-backoff, max-backoff, max-retries, header.NAME. In the environment: one per
-    /// line. With none given, profiles are archived in ./profiles.
+    /// max-age, inflight, remote-timeout, min-backoff, max-backoff, max-retries, retry-on-http-429, follow-redirects,
+    /// header.NAME. In the environment: one per line. With none given, profiles are archived in ./profiles.
     #[arg(long = "to", env = "PYROTEE_TO", value_name = "[NAME=]URL[,KEY=VALUE...]")]
     pub to: Vec<String>,
 
@@ -116,7 +116,13 @@ pub struct Flags {
     pub max_age: Duration,
 
     /// Most client connections at a time; beyond it the longest-idle one makes room.
-    #[arg(long, env = "PYROTEE_CONN_LIMIT", value_name = "N", default_value_t = 16384)]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        env = "PYROTEE_CONN_LIMIT",
+        value_name = "N",
+        default_value_t = 16384
+    )]
     pub conn_limit: usize,
 
     /// Largest body, on the wire and after decompression [default: 256MiB, or --queue-limit where that is smaller].
@@ -149,11 +155,22 @@ pub struct Flags {
 
     /// Attempts in all for one profile at one destination (Alloy's counting: 1 = no retry, 0 = until --max-age)
     /// [default: 0 with --ack queued, 10 with first and all].
-    #[arg(long, env = "PYROTEE_MAX_RETRIES", value_name = "N")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        env = "PYROTEE_MAX_RETRIES",
+        value_name = "N"
+    )]
     pub max_retries: Option<u32>,
 
     /// Requests in flight at a time per destination, and so its connections.
-    #[arg(long, env = "PYROTEE_INFLIGHT", value_name = "N", default_value_t = 64)]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        env = "PYROTEE_INFLIGHT",
+        value_name = "N",
+        default_value_t = 64
+    )]
     pub inflight: usize,
 
     /// How often names of destinations are resolved again.
@@ -161,11 +178,17 @@ pub struct Flags {
     pub dns_refresh: Duration,
 
     /// Data-plane threads in all [default: the CPUs that affinity and the cgroup quota allow].
-    #[arg(long, env = "PYROTEE_CORES", value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, env = "PYROTEE_CORES", value_name = "N")]
     pub cores: Option<usize>,
 
     /// How many of the cores only write to destinations; `auto` shares every core below 4 of them.
-    #[arg(long, env = "PYROTEE_WRITERS", value_name = "auto|N", default_value = "auto")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        env = "PYROTEE_WRITERS",
+        value_name = "auto|N",
+        default_value = "auto"
+    )]
     pub writers: String,
 
     /// Leave the placement of threads to the kernel.

@@ -209,6 +209,10 @@ fn destinations(flags: &Flags, queue_limit: u64, errors: &mut Errors) -> Vec<Des
             .max_retries
             .unwrap_or(if unlimited_by_default { 0 } else { 10 }),
     };
+    if let Err(bad) = defaults.check() {
+        errors.add(bad.flag, bad.value, bad.problem);
+        return Vec::new();
+    }
     let mut texts: Vec<&str> = flags
         .to
         .iter()
@@ -246,7 +250,7 @@ fn destinations(flags: &Flags, queue_limit: u64, errors: &mut Errors) -> Vec<Des
 }
 
 /// A `--to` value with user, password and header values hidden.
-fn masked(text: &str) -> String {
+pub fn masked(text: &str) -> String {
     let mut out = text.to_owned();
     if let (Some(scheme), Some(at)) = (out.find("://"), out.rfind('@'))
         && scheme + 3 < at

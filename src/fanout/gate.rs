@@ -4,7 +4,7 @@
 //! atomics: each is one locked instruction per parcel on a line of its own side, against the ten thousand instructions
 //! that the kernel spends on that parcel.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use crossbeam_utils::CachePadded;
@@ -35,6 +35,8 @@ pub struct Gate {
     /// Is it up, and if not, why not.
     pub status: Status,
     bytes_max: u64,
+    pinned_bytes_max: u64,
+    closing: AtomicBool,
     sender: Sender<Parcel>,
     receiver: Receiver<Parcel>,
     inbound: CachePadded<Accepted>,
@@ -48,6 +50,11 @@ struct Accepted {
     bytes: AtomicU64,
     held_parcels: AtomicU64,
     held_bytes: AtomicU64,
+    /// Against the limit: [`Push::weight`] of what is held.
+    held_weight: AtomicU64,
+    /// [`Push::pinned_bytes`] of what is held. A parcel can pin far more than it weighs: a few bytes keep the buffer that
+    /// they were received into.
+    held_pinned_bytes: AtomicU64,
 }
 
 /// Written where parcels end: the writer core, and inbound cores for overflow.
@@ -133,6 +140,8 @@ impl Gate {
             doorbell: Doorbell::default(),
             status: Status::default(),
             bytes_max,
+            pinned_bytes_max: u64::MAX,
+            closing: AtomicBool::new(false),
             sender,
             receiver,
             inbound: CachePadded::default(),
@@ -140,26 +149,35 @@ impl Gate {
         }
     }
 
-    /// Takes `bytes` of the budget if they fit.
-    pub(super) fn try_reserve(&self, bytes: u64) -> bool {
-        let before = self.inbound.held_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before > 0 && before.saturating_add(bytes) > self.bytes_max || self.sender.is_full() {
-            self.inbound.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    /// Bounds the memory that its parcels may pin, too.
+    #[must_use]
+    pub fn with_pinned_bytes_max(self, pinned_bytes_max: u64) -> Self {
+        Self {
+            pinned_bytes_max,
+            ..self
+        }
+    }
+
+    /// Takes `weight` of the budget if it fits. A single parcel always does.
+    pub(super) fn try_reserve(&self, weight: u64) -> bool {
+        let before = self.inbound.held_weight.fetch_add(weight, Ordering::Relaxed);
+        if before > 0 && before.saturating_add(weight) > self.bytes_max || self.sender.is_full() {
+            self.unreserve(weight);
             return false;
         }
         true
     }
 
-    /// Takes `bytes` of the budget whether or not they fit: the writer core makes room from the oldest.
-    pub(super) fn reserve(&self, bytes: u64) {
-        self.inbound.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// Takes `weight` of the budget whether or not it fits: the writer core makes room from the oldest.
+    pub(super) fn reserve(&self, weight: u64) {
+        self.inbound.held_weight.fetch_add(weight, Ordering::Relaxed);
     }
 
-    pub(super) fn unreserve(&self, bytes: u64) {
-        self.inbound.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    pub(super) fn unreserve(&self, weight: u64) {
+        self.inbound.held_weight.fetch_sub(weight, Ordering::Relaxed);
     }
 
-    /// Queues a parcel whose bytes have been reserved. If the crossing is full, its oldest parcel makes room.
+    /// Queues a parcel whose weight has been reserved. If the crossing is full, its oldest parcel makes room.
     pub(super) fn accept(&self, parcel: Parcel) {
         let books = &self.inbound;
         books.parcels.fetch_add(1, Ordering::Relaxed);
@@ -167,6 +185,12 @@ impl Gate {
             .bytes
             .fetch_add(parcel.ticket.push().bytes, Ordering::Relaxed);
         books.held_parcels.fetch_add(1, Ordering::Relaxed);
+        books
+            .held_bytes
+            .fetch_add(parcel.ticket.push().bytes, Ordering::Relaxed);
+        books
+            .held_pinned_bytes
+            .fetch_add(parcel.ticket.push().pinned_bytes, Ordering::Relaxed);
         let mut parcel = parcel;
         loop {
             match self.sender.try_send(parcel) {
@@ -187,14 +211,26 @@ impl Gate {
         self.receiver.try_recv().ok()
     }
 
-    /// The next parcel, waiting for it at most until `timeout`. For a thread, never for a core.
-    pub fn take_blocking(&self, timeout: std::time::Duration) -> Option<Parcel> {
-        self.receiver.recv_timeout(timeout).ok()
+    /// Whether more is held than the budget allows, so that the oldest has to go. A single parcel never is too much.
+    pub fn is_over_budget(&self) -> bool {
+        let held = &self.inbound;
+        let is_heavy = held.held_weight.load(Ordering::Relaxed) > self.bytes_max;
+        let pins_much = held.held_pinned_bytes.load(Ordering::Relaxed) > self.pinned_bytes_max;
+        (is_heavy || pins_much) && self.held_parcels() > 1
     }
 
-    /// Whether more is held than the budget allows, so that the oldest has to go.
-    pub fn is_over_budget(&self) -> bool {
-        self.inbound.held_bytes.load(Ordering::Relaxed) > self.bytes_max
+    /// The process leaves: tickets lost from now on are lost to the shutdown.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Why a ticket may be dropped unresolved.
+    pub(super) fn reason_for_lost_ticket(&self) -> DropReason {
+        if self.closing.load(Ordering::Acquire) {
+            DropReason::Shutdown
+        } else {
+            DropReason::Abandoned
+        }
     }
 
     /// The byte budget.
@@ -235,6 +271,12 @@ impl Gate {
             .fetch_add(push.profile_bytes, Ordering::Relaxed);
         self.inbound.held_parcels.fetch_sub(1, Ordering::Relaxed);
         self.inbound.held_bytes.fetch_sub(push.bytes, Ordering::Relaxed);
+        self.inbound
+            .held_weight
+            .fetch_sub(push.weight(), Ordering::Relaxed);
+        self.inbound
+            .held_pinned_bytes
+            .fetch_sub(push.pinned_bytes, Ordering::Relaxed);
     }
 
     /// Reads the books.
@@ -273,7 +315,8 @@ mod tests {
 
     #[test]
     fn the_books_balance_through_every_ending() {
-        let gate = gate(100);
+        let weight = push(30, AckMode::Detached, 1).weight();
+        let gate = gate(3 * weight);
         let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
         for _ in 0..4 {
             fanout.offer(&Arc::new(push(30, AckMode::Detached, 1))).unwrap();
@@ -299,7 +342,8 @@ mod tests {
 
     #[test]
     fn refuse_queues_on_all_or_on_none() {
-        let (roomy, tight) = (gate(1000), gate(50));
+        let weight = push(40, AckMode::Detached, 2).weight();
+        let (roomy, tight) = (gate(10 * weight), gate(weight + 10));
         let fanout = Fanout::new(vec![roomy, tight], Overflow::Refuse);
         let offer = || fanout.offer(&Arc::new(push(40, AckMode::Detached, 2)));
         assert_eq!(offer(), Ok(()));

@@ -75,17 +75,16 @@ impl Fanout {
     /// # Errors
     /// [`OfferRefused::QueueFull`] when a queue may not overflow and is full; nothing has been queued then.
     pub fn offer(&self, push: &Arc<Push>) -> Result<(), OfferRefused> {
+        let weight = push.weight();
         if self.overflow == Overflow::Refuse {
             for (index, gate) in self.gates.iter().enumerate() {
-                if !gate.try_reserve(push.bytes) {
-                    self.gates[..index]
-                        .iter()
-                        .for_each(|gate| gate.unreserve(push.bytes));
+                if !gate.try_reserve(weight) {
+                    self.gates[..index].iter().for_each(|gate| gate.unreserve(weight));
                     return Err(OfferRefused::QueueFull);
                 }
             }
         } else {
-            self.gates.iter().for_each(|gate| gate.reserve(push.bytes));
+            self.gates.iter().for_each(|gate| gate.reserve(weight));
         }
         for gate in &self.gates {
             gate.accept(Parcel {

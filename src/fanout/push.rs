@@ -12,6 +12,7 @@ use super::ticket::Outcome;
 use crate::profile::connect::Code;
 use crate::profile::route::Route;
 use crate::runtime::clock::Mono;
+use crate::runtime::pool::Charge;
 
 /// One accepted request. Immutable but for the answer that gathers in it.
 #[derive(Debug)]
@@ -36,6 +37,10 @@ pub struct Push {
     pub accepted_unix_ms: u64,
     /// When the client stops waiting for its answer (Connect-Timeout-Ms); [`Mono::NEVER`] without one.
     pub client_deadline: Mono,
+    /// The memory that the body's segments hold on to, in bytes: what their buffers were charged with.
+    pub pinned_bytes: u64,
+    /// The memory beside the body, counted against `--memory-limit`.
+    _charge: Option<Charge>,
     ack: Ack,
 }
 
@@ -62,6 +67,20 @@ pub struct PushParts {
     pub accepted_unix_ms: u64,
     /// See [`Push::client_deadline`].
     pub client_deadline: Mono,
+    /// See [`Push::pinned_bytes`].
+    pub pinned_bytes: u64,
+    /// The memory that [`PushParts::overhead`] asks for.
+    pub charge: Option<Charge>,
+}
+
+/// What a push holds beside its body and what hangs on it, in bytes: this struct, its parcels, allocator slack.
+const PUSH_BYTES: usize = 512;
+
+impl PushParts {
+    /// The memory that the push holds beside its body: query, header lines, and what lists the segments.
+    pub fn overhead(&self) -> usize {
+        PUSH_BYTES + self.query.len() + self.fields.len() + self.segments.len() * size_of::<Bytes>()
+    }
 }
 
 /// How many outcomes the answer waits for.
@@ -116,6 +135,8 @@ impl Push {
             accepted: parts.accepted,
             accepted_unix_ms: parts.accepted_unix_ms,
             client_deadline: parts.client_deadline,
+            pinned_bytes: parts.pinned_bytes + parts.charge.as_ref().map_or(0, Charge::bytes),
+            _charge: parts.charge,
             ack: Ack {
                 mode,
                 pending: AtomicU32::new(destinations),
@@ -125,6 +146,19 @@ impl Push {
                 waker: AtomicWaker::new(),
             },
         }
+    }
+
+    /// What a queue counts for it against its byte limit: the body, and a floor that bounds the number of empty ones.
+    pub fn weight(&self) -> u64 {
+        self.bytes + (PUSH_BYTES + self.query.len() + self.fields.len()) as u64
+    }
+
+    /// The first `Content-Type` in [`Push::fields`].
+    pub fn content_type(&self) -> Option<&[u8]> {
+        const NAME: &[u8] = b"Content-Type: ";
+        let mut lines = self.fields.split(|byte| *byte == b'\n');
+        let value = lines.find_map(|line| line.strip_prefix(NAME));
+        value.map(<[u8]>::trim_ascii)
     }
 
     /// Whether a client waits for this push's outcomes.
@@ -218,6 +252,8 @@ pub(crate) mod tests {
                 accepted: Mono(0),
                 accepted_unix_ms: 0,
                 client_deadline: Mono::NEVER,
+                pinned_bytes: bytes,
+                charge: None,
             },
             mode,
             destinations,

@@ -128,9 +128,8 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.settled {
-            self.settle(Outcome::Unanswered {
-                reason: DropReason::Abandoned,
-            });
+            let reason = self.gate.reason_for_lost_ticket();
+            self.settle(Outcome::Unanswered { reason });
         }
     }
 }

@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 
 use super::inlet::{Inlet, ReceiveError};
 use super::tally::RouteLabel;
-use super::understand::{Dress, Refusal, dress, ingest_query, push_body};
+use super::understand::{Dress, Refusal, dress, ingest_query, message, push_body};
 use super::{Inbound, Place};
 use crate::config::{AckPolicy, LabelMode};
 use crate::fanout::push::PushParts;
@@ -38,6 +38,8 @@ use crate::runtime::sweeper::{Expiry, Watch};
 const SKIP_BYTES_MAX: u64 = 1 << 20;
 /// How long we still read from a client that we have told off.
 const LINGER: Duration = Duration::from_secs(2);
+/// Once a shutdown has begun, how long a client that has just connected may take to send its first bytes.
+const LAST_REQUEST_WAIT: Duration = Duration::from_millis(50);
 
 /// Serves one connection to its end.
 pub async fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) {
@@ -55,7 +57,7 @@ pub async fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) {
         write,
         out: Vec::new(),
     };
-    // A connection is idle most of its life: what serving a request needs (4 KiB of state) lives on the heap only as long
+    // A connection is idle most of its life: what serving a request needs (3 KiB of state) lives on the heap only as long
     // as the request.
     while client.wait().await && Box::pin(client.serve_one()).await {}
     drop(client);
@@ -88,13 +90,18 @@ enum BodyState {
 }
 
 impl Client {
-    /// Waits for the next request. Returns whether there is one.
+    /// Waits for the next request. Returns whether there is one. A request may be on its way when a shutdown begins, so even
+    /// then it is waited for, a moment.
     async fn wait(&mut self) -> bool {
         if !self.inlet.has_bytes() {
             let now = clock::now();
-            let limit = self.inbound.setup.plan.idle_timeout;
-            self.watch.set_idle(now, now.after(limit));
-            if self.inbound.is_draining() || self.inlet.wait().await.is_err() {
+            let patience = if self.inbound.is_draining() {
+                LAST_REQUEST_WAIT
+            } else {
+                self.inbound.setup.plan.idle_timeout
+            };
+            self.watch.set_idle(now, now.after(patience));
+            if self.inlet.wait().await.is_err() {
                 return false;
             }
             self.watch.set_busy();
@@ -196,11 +203,13 @@ impl Client {
         {
             return Err((dress, ReceiveError::TooLarge.into()));
         }
-        Ok((dress, query, self.fields(route, head, verbatim)))
+        let fields = self.fields(head, dress.and_then(|dress| outgoing_type(dress, verbatim)));
+        Ok((dress, query, fields))
     }
 
-    /// The header lines that every destination gets.
-    fn fields(&self, route: Route, head: &RequestHead, verbatim: bool) -> Bytes {
+    /// The header lines that every destination gets: what is said of the body, and what is passed on. `rewritten` is the
+    /// content type of a body that we have made ourselves.
+    fn fields(&self, head: &RequestHead, rewritten: Option<&'static str>) -> Bytes {
         let bytes = self.inlet.head_bytes();
         let mut out = Vec::with_capacity(128);
         let mut pass = |name: &[u8], value: &[u8]| {
@@ -209,8 +218,8 @@ impl Client {
             out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
         };
-        if route == Route::Push && !verbatim {
-            pass(b"Content-Type", b"application/proto");
+        if let Some(content_type) = rewritten {
+            pass(b"Content-Type", content_type.as_bytes());
         } else {
             head.values(bytes, "content-type")
                 .for_each(|value| pass(b"Content-Type", value));
@@ -273,6 +282,8 @@ impl Client {
             accepted,
             accepted_unix_ms: u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX),
             client_deadline: timeout.map_or(Mono::NEVER, |timeout| started.after(timeout)),
+            pinned_bytes: body.pinned_bytes,
+            charge: None,
         };
         let mut rejected = None;
         match handled.dress {
@@ -287,8 +298,18 @@ impl Client {
                 parts.profiles = spliced.profiles;
                 parts.segments = spliced.segments;
             }
+            // A destination speaks Connect: what is in the frame passes through, the frame does not.
+            Some(dress) if dress.codec.protocol() == Protocol::GrpcWeb => {
+                parts.segments = message(body, dress, setup.plan.body_limit, &setup.memory)?;
+                parts.bytes = parts.segments.iter().map(|segment| segment.len() as u64).sum();
+                parts.profile_bytes = parts.bytes;
+            }
             _ => parts.segments = body.segments,
         }
+        // Inflated or rewritten, a body pins what it has become.
+        parts.pinned_bytes = parts.pinned_bytes.max(parts.bytes);
+        let charge = setup.memory.try_charge(parts.overhead());
+        parts.charge = Some(charge.ok_or(ReceiveError::NoMemory)?);
         offer(&inbound, parts).await?;
         rejected.map_or(Ok(()), Err)
     }
@@ -318,7 +339,15 @@ impl Client {
         if !sent || connection == Connection::Close {
             return false;
         }
-        !skips || self.inlet.skip_body(head).await.is_ok()
+        if !skips {
+            return true;
+        }
+        // The body of a refused request has no longer to arrive than that of a good one.
+        self.watch
+            .arm(started.after(self.inbound.setup.plan.read_timeout), Expiry::Stop);
+        let skipped = self.inlet.skip_body(head).await;
+        self.watch.disarm();
+        skipped.is_ok()
     }
 
     async fn answer_and_close(&mut self, head: &RequestHead, handled: Handled, started: Mono) -> bool {
@@ -482,6 +511,16 @@ impl Client {
             self.watch.arm(clock::now().after(LINGER), Expiry::Stop);
             self.inlet.linger().await;
         }
+    }
+}
+
+/// The content type of a Push body that we make ourselves; `None` where the client's passes through.
+fn outgoing_type(dress: Dress, verbatim: bool) -> Option<&'static str> {
+    match (verbatim, dress.codec.protocol()) {
+        (false, _) => Some("application/proto"),
+        (true, Protocol::GrpcWeb) if dress.codec.is_json() => Some("application/json"),
+        (true, Protocol::GrpcWeb) => Some("application/proto"),
+        (true, _) => None,
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Body {
     pub segments: SmallVec<[Bytes; 4]>,
     /// How many.
     pub bytes: u64,
+    /// The memory that the segments keep, in bytes.
+    pub pinned_bytes: u64,
 }
 
 /// Why a request could not be received.
@@ -88,6 +90,8 @@ pub struct Inlet {
     charge: Option<Charge>,
     /// `buffer[start..]` is the request at hand.
     start: usize,
+    /// What the buffers frozen for the body at hand were charged with.
+    pinned_bytes: u64,
     /// How large the next first buffer should be.
     expected: usize,
 }
@@ -109,6 +113,7 @@ impl Inlet {
             buffer: Buffer::new(),
             charge: None,
             start: 0,
+            pinned_bytes: 0,
             expected: BUFFER_BYTES_MIN,
         }
     }
@@ -129,9 +134,8 @@ impl Inlet {
             let (result, buffer) = {
                 let buffer = std::mem::take(&mut self.buffer);
                 let room = buffer.capacity();
-                let waiting = self
-                    .read
-                    .cancelable_read(buffer.slice_mut(0..room), self.watch.cancel_handle());
+                let cancel = self.watch.cancel_handle(room > BUFFER_BYTES_MIN);
+                let waiting = self.read.cancelable_read(buffer.slice_mut(0..room), cancel);
                 let (result, slice) = waiting.await;
                 (result, slice.into_inner())
             };
@@ -178,7 +182,8 @@ impl Inlet {
 
     /// Receives the body of `head`, of at most `limit` bytes.
     pub async fn body(&mut self, head: &RequestHead, limit: u64) -> Result<Body, ReceiveError> {
-        let body = match head.framing {
+        self.pinned_bytes = 0;
+        let mut body = match head.framing {
             Framing::Length(0) => {
                 self.start += head.bytes;
                 Body::default()
@@ -198,6 +203,7 @@ impl Inlet {
                 body
             }
         };
+        body.pinned_bytes = self.pinned_bytes;
         self.tally.received(body.bytes);
         Ok(body)
     }
@@ -270,6 +276,7 @@ impl Inlet {
         Ok(Body {
             segments,
             bytes: bytes as u64,
+            pinned_bytes: 0,
         })
     }
 
@@ -342,6 +349,7 @@ impl Inlet {
     fn freeze(&mut self, end: usize) -> Bytes {
         let buffer = std::mem::take(&mut self.buffer);
         let charge = self.charge.take();
+        self.pinned_bytes += charge.as_ref().map_or(0, Charge::bytes);
         self.start = 0;
         if end < buffer.len() {
             let next = &buffer[end..];

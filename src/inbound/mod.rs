@@ -3,14 +3,15 @@
 //! One core: [`Inbound::start`] accepts on its own listeners and spawns a task per connection ([`client`]), which receives
 //! ([`inlet`]), understands ([`understand`]), offers to the fan-out and answers. What happened is counted in [`tally`].
 //!
-//! At the connection limit the longest-idle connection of this core is closed to make room; when none is idle the new
+//! At the connection limit the longest-idle connection of this core is closed to make room, or one of another core where
+//! this one has none; when none is idle the new
 //! client waits, at most [`ROOM_WAIT`], and is then told 503, so nobody hangs. Clients behind it wait in the kernel's
 //! backlog.
 
 pub mod client;
 pub mod inlet;
 pub mod tally;
-mod understand;
+pub mod understand;
 
 use std::cell::Cell;
 use std::io;
@@ -40,6 +41,8 @@ use tally::Tally;
 pub const ROOM_WAIT: Duration = Duration::from_secs(5);
 /// How long the clients behind it wait, once one has waited in vain.
 const ROOM_WAIT_CROWDED: Duration = Duration::from_millis(100);
+/// How often a client that waits for room is looked after.
+const ROOM_LOOK: Duration = Duration::from_millis(20);
 /// What `Retry-After` says when something is full, in seconds.
 pub const RETRY_AFTER_SECS: u64 = 5;
 /// Pause after accept failed for want of descriptors or memory: they come back when connections close.
@@ -49,13 +52,19 @@ const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// After the shutdown has begun, how long nobody may have come for the listener to close.
 const LAST_ACCEPT_WAIT: Duration = Duration::from_millis(5);
+/// How long it stays open at most, where somebody always comes.
+const LAST_ACCEPTS_MAX: Duration = Duration::from_millis(100);
 
 /// Client connections of the whole process.
 #[derive(Debug)]
 pub struct Connections {
     open: AtomicUsize,
+    accepting: AtomicUsize,
     limit: usize,
+    /// Rung for one who waits when a place is given back.
     room: Notify,
+    /// Rung for another core when this one has no idle connection that could make room.
+    wanted: Notify,
 }
 
 impl Connections {
@@ -63,19 +72,38 @@ impl Connections {
     pub fn new(limit: usize) -> Self {
         Self {
             open: AtomicUsize::new(0),
+            accepting: AtomicUsize::new(0),
             limit,
             room: Notify::new(),
+            wanted: Notify::new(),
         }
     }
 
-    /// Open now.
+    /// Open now. When none is, everything that one has offered is on its queue.
     pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Listeners that still take connections. When none does, [`Connections::open`] does not grow any more.
+    pub fn accepting(&self) -> usize {
+        self.accepting.load(Ordering::Acquire)
     }
 
     /// `--conn-limit`.
     pub fn limit(&self) -> usize {
         self.limit
+    }
+
+    /// Whether there is no place left.
+    fn is_full(&self) -> bool {
+        self.open() >= self.limit
+    }
+
+    fn begin_accepting(self: &Arc<Self>) -> Accepting {
+        self.accepting.fetch_add(1, Ordering::AcqRel);
+        Accepting {
+            connections: self.clone(),
+        }
     }
 
     fn try_enter(self: &Arc<Self>) -> Option<Place> {
@@ -101,6 +129,17 @@ impl Drop for Place {
         if before >= self.connections.limit {
             self.connections.room.notify_one();
         }
+    }
+}
+
+/// A listener that takes connections, until it is dropped.
+struct Accepting {
+    connections: Arc<Connections>,
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.connections.accepting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -147,9 +186,11 @@ impl Inbound {
         });
         for listener in listeners {
             let listener = TcpListener::from_std(listener)?;
-            monoio::spawn(inbound.clone().accept(listener));
+            let accepting = inbound.setup.connections.begin_accepting();
+            monoio::spawn(inbound.clone().accept(listener, accepting));
         }
         monoio::spawn(inbound.clone().follow_phase());
+        monoio::spawn(inbound.clone().make_room_for_others());
         Ok(inbound)
     }
 
@@ -165,7 +206,18 @@ impl Inbound {
         self.sweeper.close_idle();
     }
 
-    async fn accept(self: Rc<Self>, listener: TcpListener) {
+    /// Closes an idle connection whenever another core has none that it could close for a newcomer.
+    async fn make_room_for_others(self: Rc<Self>) {
+        let connections = &self.setup.connections;
+        loop {
+            connections.wanted.notified().await;
+            if connections.is_full() {
+                self.sweeper.close_longest_idle(clock::now());
+            }
+        }
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener, under_way: Accepting) {
         let mut phase = self.setup.phase.clone();
         let mut crowded = false;
         let mut logged_until = Mono::default();
@@ -192,10 +244,14 @@ impl Inbound {
             }
         }
         // Clients whose handshake the kernel has finished already are not left behind.
-        while let Ok(Ok((stream, _))) = monoio::time::timeout(LAST_ACCEPT_WAIT, accepting.as_mut()).await {
+        let last = clock::now().after(LAST_ACCEPTS_MAX);
+        while clock::now() < last
+            && let Ok(Ok((stream, _))) = monoio::time::timeout(LAST_ACCEPT_WAIT, accepting.as_mut()).await
+        {
             accepting.set(listener.accept());
             self.clone().admit(stream, true).await;
         }
+        drop(under_way);
     }
 
     /// Serves the connection, or refuses it when there is no room. Returns whether there was none.
@@ -222,9 +278,12 @@ impl Inbound {
                     return place;
                 }
                 let room = connections.room.notified();
-                self.sweeper.close_longest_idle();
-                // A place given back by another core between the two lines above rings nobody: look again soon.
-                let _ = monoio::time::timeout(Duration::from_millis(20), room).await;
+                if !self.sweeper.close_longest_idle(clock::now()) {
+                    // The cores are asked in turn; one that has none either is followed by the next.
+                    connections.wanted.notify_one();
+                }
+                // A place given back by another core between the lines above rings nobody: look again soon.
+                let _ = monoio::time::timeout(ROOM_LOOK, room).await;
             }
         };
         if let Some(place) = connections.try_enter() {

@@ -11,13 +11,16 @@ use smallvec::SmallVec;
 
 use super::inlet::{Body, ReceiveError};
 use crate::fanout::{OfferRefused, Verdict};
-use crate::http::RequestHead;
+use crate::http::{
+    ChunkLimits, ChunkedDecoder, Framing, HeadLimits, HeadReader, Method, Piece, Progress, RequestHead,
+};
 use crate::profile::connect::{self, Code, Codec, Protocol, Timeout};
 use crate::profile::grpc_web;
 use crate::profile::inflate::{InflateError, gunzip};
 use crate::profile::json::{self, JsonLimits};
 use crate::profile::labels::{LabelLimits, LabelRules};
 use crate::profile::push::{RejectedSeries, Spliced, splice};
+use crate::profile::route::{Route, Routed, route};
 use crate::profile::{grpc_web::FrameError, ingest};
 use crate::runtime::pool::{Charge, MemoryBudget, hold_charges};
 
@@ -285,16 +288,7 @@ pub fn push_body(
     body_limit: u64,
     memory: &Arc<MemoryBudget>,
 ) -> Result<Spliced, Refusal> {
-    let mut segments = body.segments;
-    let mut is_gzipped = dress.gzip_request && body.bytes > 0;
-    if dress.codec.protocol() == Protocol::GrpcWeb {
-        let message = grpc_web::unframe(&segments, dress.gzip_request)?;
-        is_gzipped = message.compressed;
-        segments = message.segments;
-    }
-    if is_gzipped {
-        segments = inflate(&segments, body_limit, memory)?;
-    }
+    let mut segments = message(body, dress, body_limit, memory)?;
     if dress.codec.is_json() {
         segments = json_to_proto(&segments, memory)?;
     }
@@ -306,6 +300,30 @@ pub fn push_body(
             error.to_string(),
         )
     })
+}
+
+/// The message of a Push without its gRPC-Web frame and gzip.
+///
+/// # Errors
+/// The codes of WIRE.md 3.2 and 3.5.
+pub fn message(
+    body: Body,
+    dress: Dress,
+    body_limit: u64,
+    memory: &Arc<MemoryBudget>,
+) -> Result<SmallVec<[Bytes; 4]>, Refusal> {
+    let mut segments = body.segments;
+    let mut is_gzipped = dress.gzip_request && body.bytes > 0;
+    if dress.codec.protocol() == Protocol::GrpcWeb {
+        let message = grpc_web::unframe(&segments, dress.gzip_request)?;
+        is_gzipped = message.compressed;
+        segments = message.segments;
+    }
+    if is_gzipped {
+        inflate(&segments, body_limit, memory)
+    } else {
+        Ok(segments)
+    }
 }
 
 fn inflate(
@@ -365,4 +383,73 @@ fn json_to_proto(segments: &[Bytes], memory: &Arc<MemoryBudget>) -> Result<Small
     Ok([hold_charges(Bytes::from(proto), &Arc::new(vec![charge]))]
         .into_iter()
         .collect())
+}
+
+/// The body of the fuzz target `connection`: everything that happens to a connection's bytes between the socket and the
+/// queues. Whatever comes, the memory budget is whole again afterwards.
+#[doc(hidden)]
+pub fn fuzz_connection(data: &[u8]) {
+    const BODY_LIMIT: u64 = 1 << 20;
+    let memory = MemoryBudget::new(8 << 20);
+    let rules = LabelRules::default();
+    let mut reader = HeadReader::new(HeadLimits::default());
+    let mut rest = data;
+    for _ in 0..64 {
+        let Ok(Progress::Complete(head)) = reader.read(rest) else {
+            break;
+        };
+        let routed = route(head.method == Method::Post, head.target.path.of(rest));
+        let Some((body, used)) = fuzz_body_of(&head, &rest[head.bytes..], BODY_LIMIT) else {
+            break;
+        };
+        match routed {
+            Routed::Route(Route::Ingest) => {
+                let _ = ingest_query(head.target.query.map_or(&[][..], |query| query.of(rest)), &rules);
+            }
+            Routed::Route(Route::Push) => {
+                if let Ok(dress) = dress(&head, rest) {
+                    let spliced = push_body(body, dress, &rules, BODY_LIMIT, &memory);
+                    let bytes =
+                        |spliced: &Spliced| spliced.segments.iter().map(|one| one.len() as u64).sum::<u64>();
+                    assert!(
+                        spliced.is_err() || spliced.is_ok_and(|spliced| bytes(&spliced) == spliced.bytes)
+                    );
+                }
+            }
+            _ => {}
+        }
+        rest = &rest[head.bytes + used..];
+    }
+    assert_eq!(memory.used(), 0, "a charge was lost");
+}
+
+/// The body that `bytes` begins with, and how many of them it takes.
+fn fuzz_body_of(head: &RequestHead, bytes: &[u8], limit: u64) -> Option<(Body, usize)> {
+    let mut body = Body::default();
+    match head.framing {
+        Framing::Length(length) => {
+            let length = usize::try_from(length)
+                .ok()
+                .filter(|length| *length <= bytes.len())?;
+            body.bytes = length as u64;
+            body.segments.push(Bytes::copy_from_slice(&bytes[..length]));
+            Some((body, length))
+        }
+        Framing::Chunked => {
+            let mut decoder = ChunkedDecoder::new(ChunkLimits::default());
+            let mut at = 0;
+            loop {
+                match decoder.next(&bytes[at..]).ok()? {
+                    Piece::Data(range) => {
+                        body.bytes += range.len() as u64;
+                        body.segments
+                            .push(Bytes::copy_from_slice(&bytes[at + range.start..at + range.end]));
+                        at += range.end;
+                    }
+                    Piece::End(used) => return (body.bytes <= limit).then_some((body, at + used)),
+                    Piece::Starved => return None,
+                }
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -12,6 +12,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 pub struct Addresses {
     list: ArcSwap<Vec<SocketAddr>>,
     generation: AtomicU64,
+    is_looked_up: AtomicBool,
+    looked_up: Notify,
     /// Rung by a core that could not connect: look the name up again.
     pub stale: Notify,
 }
@@ -27,6 +29,22 @@ impl Addresses {
         self.list.store(Arc::new(addresses));
         self.generation.fetch_add(1, Ordering::Release);
         true
+    }
+
+    /// Says that the name has been looked up, whether or not it has addresses.
+    pub fn set_looked_up(&self) {
+        if !self.is_looked_up.swap(true, Ordering::AcqRel) {
+            self.looked_up.notify_waiters();
+        }
+    }
+
+    /// Ends when the name has been looked up for the first time: until then nobody can say that it does not resolve.
+    pub async fn looked_up(&self) {
+        // Made before the look, so that a ring between the two is heard.
+        let rung = self.looked_up.notified();
+        if !self.is_looked_up.load(Ordering::Acquire) {
+            rung.await;
+        }
     }
 
     /// The `turn`th address, round and round; `None` while the name does not resolve.

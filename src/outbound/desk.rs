@@ -10,12 +10,11 @@
 //! client waits (`--ack first|all`) spends its attempts on the schedule of its backoff, so that the client gets its answer
 //! when Alloy's would, without a storm.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use super::backoff;
 use super::health::Health;
+use super::waiting::Waiting;
 use crate::fanout::queue::Queue;
 use crate::fanout::{DropReason, Gate, Outcome, Parcel};
 use crate::profile::connect::Code;
@@ -37,6 +36,8 @@ pub struct Limits {
     pub max_retries: u32,
     /// Requests in flight at a time.
     pub inflight: usize,
+    /// Whether clients wait for outcomes (`--ack first|all`).
+    pub answers_wait: bool,
 }
 
 /// How an attempt ended, when not with delivery or a final refusal.
@@ -59,38 +60,11 @@ pub enum Trouble {
 #[derive(Debug)]
 pub struct Desk {
     queue: Queue<Parcel>,
-    waiting: BinaryHeap<Waiting>,
+    waiting: Waiting<Parcel>,
     health: Health,
     in_flight: usize,
     limits: Limits,
     retry_blocked: bool,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    due: Mono,
-    parcel: Parcel,
-}
-
-impl PartialEq for Waiting {
-    fn eq(&self, other: &Self) -> bool {
-        self.due == other.due
-    }
-}
-
-impl Eq for Waiting {}
-
-impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Waiting {
-    /// The earliest due is the greatest, so that the heap gives it first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.due.cmp(&self.due)
-    }
 }
 
 impl Desk {
@@ -98,7 +72,7 @@ impl Desk {
     pub fn new(limits: Limits, now: Mono) -> Self {
         Self {
             queue: Queue::default(),
-            waiting: BinaryHeap::new(),
+            waiting: Waiting::default(),
             health: Health::new(limits.inflight, now),
             in_flight: 0,
             limits,
@@ -112,13 +86,7 @@ impl Desk {
             self.queue.push(parcel.ticket.push().accepted, parcel);
         }
         while gate.is_over_budget() {
-            let Some(parcel) = self
-                .queue
-                .take_oldest()
-                .or_else(|| self.waiting.pop().map(|entry| entry.parcel))
-            else {
-                break;
-            };
+            let Some(parcel) = self.take_oldest() else { break };
             parcel.ticket.drop_for(DropReason::Overflow);
         }
         while let Some(parcel) = self.queue.take_older_than(self.age_limit(now)) {
@@ -131,7 +99,7 @@ impl Desk {
         let window = self.health.window(now);
         self.take_due(now, window, random);
         if self.in_flight >= window {
-            if window == 0 {
+            if window == 0 && self.limits.answers_wait {
                 self.fail_awaited(now, random);
             }
             return None;
@@ -167,9 +135,9 @@ impl Desk {
     /// When [`Desk::next`] may have something without anything else happening; `None` when only a new parcel or the end
     /// of an attempt can change anything.
     pub fn wake_at(&self, now: Mono) -> Option<Mono> {
-        let retry = self.waiting.peek().map(|waiting| match self.retry_blocked {
-            true => waiting.due.max(now.after(BUDGET_RECHECK)),
-            false => waiting.due,
+        let retry = self.waiting.next_due().map(|due| match self.retry_blocked {
+            true => due.max(now.after(BUDGET_RECHECK)),
+            false => due,
         });
         let probe = if self.queue.is_empty() {
             None
@@ -186,11 +154,12 @@ impl Desk {
 
     /// When the oldest waiting parcel was accepted.
     pub fn oldest(&self) -> Option<Mono> {
-        let waiting = self
-            .waiting
-            .iter()
-            .map(|waiting| waiting.parcel.ticket.push().accepted);
-        waiting.chain(self.queue.oldest()).min()
+        self.waiting.oldest().into_iter().chain(self.queue.oldest()).min()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.waiting.is_empty()
     }
 
     /// Requests that may be in flight now.
@@ -205,11 +174,18 @@ impl Desk {
 
     /// Gives up everything that waits: the drain timeout has run out.
     pub fn give_up(&mut self, reason: DropReason) {
-        while let Some(parcel) = self.queue.take_oldest() {
+        while let Some(parcel) = self.take_oldest() {
             parcel.ticket.drop_for(reason);
         }
-        for waiting in std::mem::take(&mut self.waiting) {
-            waiting.parcel.ticket.drop_for(reason);
+    }
+
+    /// Takes what was accepted longest ago, queued or waiting for a retry.
+    fn take_oldest(&mut self) -> Option<Parcel> {
+        let queued = self.queue.oldest().unwrap_or(Mono::NEVER);
+        if self.waiting.oldest().is_some_and(|waiting| waiting <= queued) {
+            self.waiting.take_oldest()
+        } else {
+            self.queue.take_oldest()
         }
     }
 
@@ -221,13 +197,13 @@ impl Desk {
     /// Moves retries whose wait is over back to the queue, as far as the budget goes.
     fn take_due(&mut self, now: Mono, window: usize, random: f64) {
         self.retry_blocked = false;
-        while self.waiting.peek().is_some_and(|waiting| waiting.due <= now) {
+        while self.waiting.next_due().is_some_and(|due| due <= now) {
             let down = window == 0;
             if !down && !self.health.spend_retry(now) {
                 self.retry_blocked = true;
                 return;
             }
-            let Some(Waiting { parcel, .. }) = self.waiting.pop() else {
+            let Some(parcel) = self.waiting.take_next() else {
                 return;
             };
             if now.since(parcel.ticket.push().accepted) > self.limits.max_age {
@@ -265,7 +241,7 @@ impl Desk {
             });
             return;
         }
-        let push = parcel.ticket.push();
+        let push = parcel.ticket.push().clone();
         if trouble == Trouble::Silent && !self.is_up() && !push.is_awaited() {
             self.queue.put_back(push.accepted, parcel);
             return;
@@ -285,10 +261,8 @@ impl Desk {
         let too_old = push
             .accepted
             .after(limits.max_age.saturating_add(Duration::from_millis(1)));
-        self.waiting.push(Waiting {
-            due: now.after(wait).min(too_old),
-            parcel,
-        });
+        self.waiting
+            .push(now.after(wait).min(too_old), push.accepted, parcel);
     }
 }
 
@@ -314,6 +288,7 @@ mod tests {
             max_backoff: Duration::from_secs(10),
             max_retries,
             inflight: 4,
+            answers_wait: true,
         }
     }
 
@@ -348,7 +323,7 @@ mod tests {
 
     #[test]
     fn as_many_attempts_as_allowed_in_the_intervals_of_the_contract() {
-        let mut bench = bench(3, 1000);
+        let mut bench = bench(3, 1 << 20);
         bench.offer(AckMode::All, at(0));
         let busy = Trouble::Answered {
             status: 503,
@@ -374,7 +349,7 @@ mod tests {
 
     #[test]
     fn an_outage_costs_a_queued_parcel_nothing_but_time() {
-        let mut bench = bench(0, 1000);
+        let mut bench = bench(0, 1 << 20);
         bench.offer(AckMode::Detached, at(0));
         let mut now = 0;
         while bench.desk.is_up() && now < 60_000 {
@@ -399,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_waiting_client_gets_its_answer_though_the_destination_is_down() {
-        let mut bench = bench(3, 1000);
+        let mut bench = bench(3, 1 << 20);
         for _ in 0..8 {
             bench.offer(AckMode::All, at(0));
         }
@@ -416,7 +391,7 @@ mod tests {
 
     #[test]
     fn nothing_too_old_is_sent() {
-        let mut bench = bench(0, 1000);
+        let mut bench = bench(0, 1 << 20);
         bench.offer(AckMode::Detached, at(0));
         bench.offer(AckMode::Detached, at(30_000));
         let parcel = bench.desk.next(at(31_000), 0.0).unwrap();
@@ -440,7 +415,8 @@ mod tests {
             max_retries in 0u32..4,
             steps in prop::collection::vec((0u8..6, 1u64..3000), 1..300),
         ) {
-            let mut bench = bench(max_retries, 100);
+                        let weight = push(10, AckMode::All, 1).weight();
+            let mut bench = bench(max_retries, 10 * weight);
             let mut random = fastrand::Rng::with_seed(seed);
             let (mut wire, mut now, mut accepted) = (Vec::new(), 0u64, 0u64);
             for (kind, amount) in steps {
@@ -476,7 +452,7 @@ mod tests {
                 prop_assert_eq!(bench.desk.in_flight(), wire.len());
                 prop_assert!(wire.len() <= 4);
                 bench.desk.accept(bench.gate, at(now));
-                prop_assert!(bench.gate.books().held_bytes <= 100 + wire.len() as u64 * 10);
+                prop_assert!(bench.gate.books().held_parcels <= 10 + wire.len() as u64);
             }
             for parcel in wire.drain(..) {
                 bench.desk.conclude(parcel, Outcome::Delivered);

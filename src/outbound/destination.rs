@@ -16,7 +16,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::addresses::{Addresses, Resolver};
-use super::classify::{Decision, Reply, classify};
+use super::classify::{Asked, Decision, Leniency, Reply, classify};
 use super::connection::{AttemptError, Connection, Scratch};
 use super::desk::{Desk, Limits, Trouble};
 use super::head::{Aim, HeadWriter};
@@ -33,6 +33,8 @@ const REDIRECTS_MAX: usize = 10;
 const IDLE_MAX: Duration = Duration::from_secs(55);
 /// Without anything to do the dispatcher still looks for parcels that have grown too old.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often the age of the oldest waiting parcel is worked out: it takes a look at every waiting retry.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What a writer core needs to serve one destination. Made on the control plane, moved to the core.
 pub struct DestinationSetup {
@@ -40,6 +42,8 @@ pub struct DestinationSetup {
     pub gate: &'static Gate,
     /// What the operator asked for.
     pub plan: DestinationPlan,
+    /// Whether clients wait for outcomes (`--ack first|all`).
+    pub answers_wait: bool,
     /// Where its name leads.
     pub addresses: Arc<Addresses>,
     /// For redirects to elsewhere.
@@ -73,6 +77,7 @@ impl Destination {
             max_backoff: setup.plan.max_backoff,
             max_retries: setup.plan.max_retries,
             inflight: setup.plan.inflight,
+            answers_wait: setup.answers_wait,
         };
         let destination = Rc::new(Self {
             desk: RefCell::new(Desk::new(limits, clock::now())),
@@ -93,20 +98,27 @@ impl Destination {
     }
 
     async fn dispatch(self: Rc<Self>) {
+        let mut looked_at = Mono::default();
+        let mut has_waiting = false;
         loop {
             let now = clock::now();
             self.desk.borrow_mut().accept(self.setup.gate, now);
             while let Some(parcel) = self.next(now) {
                 self.hand_out(parcel);
             }
-            let (wake_at, has_waiting) = {
+            let wake_at = {
                 let desk = self.desk.borrow();
-                let oldest = desk.oldest();
-                self.setup.gate.status.set_waiting(oldest, desk.window(now));
-                (desk.wake_at(now), oldest.is_some())
+                if now.since(looked_at) > LOOK_EVERY {
+                    looked_at = now;
+                    let oldest = desk.oldest();
+                    has_waiting = oldest.is_some();
+                    self.setup.gate.status.set_waiting(oldest, desk.window(now));
+                }
+                desk.wake_at(now)
             };
             let rung = self.setup.gate.doorbell.rung();
-            let tidy_at = if has_waiting {
+            let has_more = has_waiting || !self.desk.borrow().is_empty();
+            let tidy_at = if has_more {
                 now.after(HOUSEKEEPING)
             } else {
                 Mono::NEVER
@@ -173,7 +185,7 @@ impl Destination {
         status.attempted(parcel.attempts > 0);
         status.observe(route, Span::Downstream, now.since(started));
         let decision = match &result {
-            Ok(reply) => classify(route, reply),
+            Ok(reply) => classify(asked(parcel.ticket.push()), reply, self.leniency()),
             Err(error) => {
                 self.note_trouble(&error.to_string());
                 self.setup.addresses.stale.notify_one();
@@ -233,6 +245,13 @@ impl Destination {
         self.note_change(changed, now);
     }
 
+    fn leniency(&self) -> Leniency {
+        Leniency {
+            retry_on_http_429: self.setup.plan.retry_on_http_429,
+            follow_redirects: self.setup.plan.follow_redirects,
+        }
+    }
+
     fn note_trouble(&self, text: &str) {
         tracing::debug!(destination = %self.setup.gate.name, problem = text, "attempt failed");
         self.setup.gate.status.failed(text.to_owned());
@@ -259,6 +278,13 @@ impl Destination {
         if changed || self.desk.borrow().wake_at(now).is_some() {
             gate.doorbell.ring();
         }
+    }
+}
+
+fn asked(push: &Push) -> Asked<'_> {
+    Asked {
+        route: push.route,
+        content_type: push.content_type(),
     }
 }
 
@@ -303,12 +329,12 @@ impl Lane {
     async fn attempt(&mut self, push: &Arc<Push>, started: Mono) -> Result<Reply, AttemptError> {
         let destination = self.destination.clone();
         let setup = &destination.setup;
-        let deadline = self.deadline(push, started);
+        let deadline = started.after(setup.plan.remote_timeout);
         let own = setup.head.aim(push.route);
         let mut reply = self.exchange(push, own, deadline).await?;
         let mut detour: Option<Detour> = None;
         for _ in 0..REDIRECTS_MAX {
-            if classify(push.route, &reply) != Decision::Follow {
+            if classify(asked(push), &reply, destination.leniency()) != Decision::Follow {
                 break;
             }
             let from = detour.as_ref().map_or((own.authority, own.path), |detour| {
@@ -330,16 +356,6 @@ impl Lane {
             detour = Some(next);
         }
         Ok(reply)
-    }
-
-    /// The attempt's limit, or the client's where it waits for less.
-    fn deadline(&self, push: &Push, started: Mono) -> Mono {
-        let own = started.after(self.destination.setup.plan.remote_timeout);
-        if push.is_awaited() {
-            own.min(push.client_deadline)
-        } else {
-            own
-        }
     }
 
     /// One request and its answer on this lane's connection. A connection that turns out stale is replaced at once.
@@ -398,10 +414,11 @@ impl Lane {
 
     fn load(&mut self, push: &Arc<Push>, aim: Aim<'_>, deadline: Mono) {
         let head = &self.destination.setup.head;
-        let left_ms = u64::try_from(left(deadline).as_millis()).unwrap_or(u64::MAX);
+        let told = told_limit(push, left(deadline), clock::now());
+        let told_ms = u64::try_from(told.as_millis()).unwrap_or(u64::MAX);
         self.scratch
             .gather
-            .load(push, |out| head.write(out, push, aim, left_ms));
+            .load(push, |out| head.write(out, push, aim, told_ms));
     }
 
     /// The lane's connection, if it can be used: alive, and to an address that the name still has.
@@ -419,11 +436,9 @@ impl Lane {
         let destination = &self.destination;
         let turn = destination.turn.get();
         destination.turn.set(turn.wrapping_add(1));
-        let address = destination
-            .setup
-            .addresses
-            .pick(turn)
-            .ok_or(AttemptError::Unresolved)?;
+        let addresses = &destination.setup.addresses;
+        let _ = monoio::time::timeout(left(deadline), addresses.looked_up()).await;
+        let address = addresses.pick(turn).ok_or(AttemptError::Unresolved)?;
         let connection = Connection::open(address, left(deadline), &destination.sweeper).await?;
         destination.setup.gate.status.connection(1);
         Ok(connection)
@@ -436,6 +451,18 @@ impl Lane {
 
 fn left(deadline: Mono) -> Duration {
     deadline.since(clock::now())
+}
+
+/// How long the destination is told to take at most: what is left of the attempt, or of the client's patience where that
+/// is less (WIRE.md 9, row 101). The client's limit is told, not kept: an attempt goes on without the client, or a client
+/// that waits for less than a destination needs would never get a profile there.
+fn told_limit(push: &Push, attempt_left: Duration, now: Mono) -> Duration {
+    let client_left = push.client_deadline.since(now);
+    if push.is_awaited() && client_left >= Duration::from_millis(1) {
+        attempt_left.min(client_left)
+    } else {
+        attempt_left
+    }
 }
 
 /// Where `reply` redirects to, seen from where it was asked. `None` when that is no http URL.
@@ -466,6 +493,25 @@ fn follow((authority, path): (&str, &str), reply: &Reply, own_authority: &str) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_client_s_limit_is_told_while_it_waits() {
+        use crate::fanout::AckMode;
+        use crate::fanout::push::tests::push;
+        const MS: fn(u64) -> Duration = Duration::from_millis;
+        let at = |ms| Mono::default().after(MS(ms));
+        for (name, mode, client_deadline, now, told) in [
+            ("nobody waits", AckMode::Detached, at(300), at(0), MS(10_000)),
+            ("waits for ever", AckMode::All, Mono::NEVER, at(0), MS(10_000)),
+            ("waits for less", AckMode::All, at(300), at(100), MS(200)),
+            ("waits for more", AckMode::First, at(60_000), at(0), MS(10_000)),
+            ("has left", AckMode::All, at(300), at(300), MS(10_000)),
+        ] {
+            let mut push = push(1, mode, 1);
+            push.client_deadline = client_deadline;
+            assert_eq!(told_limit(&push, MS(10_000), now), told, "{name}");
+        }
+    }
 
     #[test]
     fn redirects_are_resolved_against_where_they_came_from() {

@@ -1,4 +1,6 @@
 //! Keeps a destination's [`Addresses`] up to date. Runs on the control plane.
+//!
+//! A host that is an address already needs none of this: [`fixed_addresses`] are there before the first push.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,8 +17,17 @@ const LOOKUP_EVERY_MIN: Duration = Duration::from_secs(1);
 /// A look-up without an answer is given up after this time.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Resolves `host` again every `refresh`, and sooner when a core could not connect. Ends only for an address, which needs
-/// no resolving. A name that does not resolve keeps the addresses it had.
+/// The addresses of a host that is an address already; `None` for a name.
+pub fn fixed_addresses(host: &str, port: u16) -> Option<Addresses> {
+    let ip: IpAddr = host.parse().ok()?;
+    let addresses = Addresses::default();
+    addresses.set(vec![SocketAddr::new(ip, port)]);
+    addresses.set_looked_up();
+    Some(addresses)
+}
+
+/// Resolves the name `host` again every `refresh`, and sooner when a core could not connect. A name that does not resolve
+/// keeps the addresses it had.
 pub async fn keep_resolved(
     gate: &'static Gate,
     host: String,
@@ -24,11 +35,6 @@ pub async fn keep_resolved(
     addresses: Arc<Addresses>,
     refresh: Duration,
 ) {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        addresses.set(vec![SocketAddr::new(ip, port)]);
-        gate.doorbell.ring();
-        return;
-    }
     let mut failing = false;
     loop {
         match resolve(&host, port).await {
@@ -46,6 +52,7 @@ pub async fn keep_resolved(
                 failing = true;
             }
         }
+        addresses.set_looked_up();
         tokio::time::sleep(LOOKUP_EVERY_MIN.min(refresh)).await;
         let _ = tokio::time::timeout(refresh, addresses.stale.notified()).await;
     }

@@ -1,10 +1,12 @@
 //! From parcel to outcome: one destination, its connections, its retries.
 //!
 //! Pure and tested without a socket: [`classify`] (what an answer means), [`backoff`] (how long to wait), [`health`] (up,
-//! down, window, retry budget), [`desk`] (what goes next). Around them: [`connection`] (one request and its answer),
-//! [`destination`] (dispatcher and lanes), [`addresses`] (where names lead).
+//! down, window, retry budget), [`waiting`] (retries by due time and age), [`desk`]
+//! (what goes next). Around them: [`connection`] (one request and its answer),
+//! [`destination`] (dispatcher and lanes), [`addresses`] (where names lead). On disk instead: [`archive`].
 
 pub mod addresses;
+pub mod archive;
 pub mod backoff;
 pub mod classify;
 pub mod connection;
@@ -14,3 +16,4 @@ pub mod dns;
 mod gather;
 pub mod head;
 pub mod health;
+pub mod waiting;

@@ -74,6 +74,13 @@ pub struct Charge {
     bytes: u64,
 }
 
+impl Charge {
+    /// How many.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);

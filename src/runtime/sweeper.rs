@@ -4,7 +4,9 @@
 //! cells; where a deadline has passed it shuts the socket down, which ends whatever operation is in flight, and the task
 //! finds [`Watch::expired`] true. So a timeout costs nothing per operation and is late by at most one sweep.
 //!
-//! The same cells say which connections are idle, for the connection limit and for taking receive buffers back.
+//! The same cells say which connections are idle, for the connection limit and for taking receive buffers back. An idle
+//! connection is never shut down but its receive is cancelled: a request that has just come in wins, is served and gets
+//! its answer.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
@@ -20,6 +22,9 @@ use super::socket;
 pub const SWEEP_EVERY: Duration = Duration::from_millis(100);
 /// A receive buffer that has waited this long for a request is taken back.
 const BUFFER_IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// A connection that has been idle for less does not make room for others: its client may just be about to send.
+pub const YIELD_IDLE_MIN: Duration = Duration::from_millis(200);
 
 /// All connections of one core.
 #[derive(Default)]
@@ -44,8 +49,8 @@ struct WatchCell {
     expired: Cell<bool>,
     /// When it became idle: nothing received since, nothing to send. `NEVER` while busy.
     idle_since: Cell<Mono>,
-    /// Its receive buffer has been taken back since then: once is enough.
-    taken_back: Cell<bool>,
+    /// Whether the receive that waits holds a buffer worth taking back.
+    reclaimable: Cell<bool>,
     canceller: RefCell<Canceller>,
 }
 
@@ -66,7 +71,7 @@ impl Sweeper {
             expiry: Cell::new(Expiry::Stop),
             expired: Cell::new(false),
             idle_since: Cell::new(Mono::NEVER),
-            taken_back: Cell::new(false),
+            reclaimable: Cell::new(false),
             canceller: RefCell::new(Canceller::new()),
         });
         cells.push(cell.clone());
@@ -85,44 +90,37 @@ impl Sweeper {
                 cell.expired.set(true);
                 ended += 1;
                 match cell.expiry.get() {
+                    _ if cell.is_idle() => cell.cancel(),
                     Expiry::StopReceiving => socket::stop_receiving(cell.fd),
                     Expiry::Stop => socket::stop(cell.fd),
                 }
-            } else if cell.idle_since.get() != Mono::NEVER
-                && !cell.taken_back.get()
-                && now.since(cell.idle_since.get()) > BUFFER_IDLE_MAX
-            {
-                cell.taken_back.set(true);
+            } else if cell.reclaimable.get() && now.since(cell.idle_since.get()) > BUFFER_IDLE_MAX {
+                cell.reclaimable.set(false);
                 cell.cancel();
             }
         }
         ended
     }
 
-    /// Closes the connection that has been idle longest. Returns whether there was one.
-    pub fn close_longest_idle(&self) -> bool {
+    /// Closes the connection that has been idle longest, and for at least [`YIELD_IDLE_MIN`]. Returns whether there was one.
+    pub fn close_longest_idle(&self, now: Mono) -> bool {
         let cells = self.cells.borrow();
-        let longest = cells
-            .iter()
-            .filter(|cell| cell.idle_since.get() != Mono::NEVER && !cell.expired.get());
+        let longest = cells.iter().filter(|cell| {
+            cell.is_idle() && !cell.expired.get() && now.since(cell.idle_since.get()) >= YIELD_IDLE_MIN
+        });
         let Some(cell) = longest.min_by_key(|cell| cell.idle_since.get()) else {
             return false;
         };
         cell.expired.set(true);
-        socket::stop(cell.fd);
+        cell.cancel();
         true
     }
 
     /// Closes every idle connection: a shutdown has begun.
     pub fn close_idle(&self) {
-        for cell in self
-            .cells
-            .borrow()
-            .iter()
-            .filter(|cell| cell.idle_since.get() != Mono::NEVER)
-        {
+        for cell in self.cells.borrow().iter().filter(|cell| cell.is_idle()) {
             cell.expired.set(true);
-            socket::stop(cell.fd);
+            cell.cancel();
         }
     }
 
@@ -136,6 +134,10 @@ impl Sweeper {
 }
 
 impl WatchCell {
+    fn is_idle(&self) -> bool {
+        self.idle_since.get() != Mono::NEVER
+    }
+
     fn cancel(&self) {
         let canceller = self.canceller.take();
         self.canceller.replace(canceller.cancel());
@@ -162,18 +164,20 @@ impl Watch {
     /// Marks the connection idle since `now`, to be closed at `deadline`.
     pub fn set_idle(&self, now: Mono, deadline: Mono) {
         self.cell.idle_since.set(now);
-        self.cell.taken_back.set(false);
         self.arm(deadline, Expiry::Stop);
     }
 
-    /// Marks the connection busy.
+    /// Marks the connection busy. If it was to be closed, what it has received came first.
     pub fn set_busy(&self) {
         self.cell.idle_since.set(Mono::NEVER);
+        self.cell.expired.set(false);
+        self.cell.reclaimable.set(false);
         self.disarm();
     }
 
-    /// For the receive that waits while idle: it is cancelled when its buffer is wanted back.
-    pub fn cancel_handle(&self) -> CancelHandle {
+    /// For the receive that waits while idle: if it is `reclaimable`, it is cancelled once it has waited too long.
+    pub fn cancel_handle(&self, reclaimable: bool) -> CancelHandle {
+        self.cell.reclaimable.set(reclaimable);
         self.cell.canceller.borrow().handle()
     }
 }
@@ -224,34 +228,17 @@ mod tests {
             .iter()
             .map(|(ours, _)| sweeper.watch(ours.as_raw_fd()))
             .collect();
-        assert!(!sweeper.close_longest_idle());
+        assert!(!sweeper.close_longest_idle(at(1000)));
         watches[2].set_idle(at(5), Mono::NEVER);
         watches[1].set_idle(at(3), Mono::NEVER);
-        assert!(sweeper.close_longest_idle());
+        watches[0].set_idle(at(900), Mono::NEVER);
+        assert!(sweeper.close_longest_idle(at(1000)));
         assert_eq!(
             watches.iter().map(Watch::expired).collect::<Vec<_>>(),
             [false, true, false]
         );
-        assert!(sweeper.close_longest_idle());
-        assert!(!sweeper.close_longest_idle());
-    }
-
-    #[test]
-    fn an_idle_receive_is_taken_back_once_until_it_has_been_busy() {
-        let sweeper = Rc::new(Sweeper::default());
-        let watch = sweeper.watch(-1);
-        let is_taken_back = |now| {
-            sweeper.sweep(at(now));
-            watch.cell.taken_back.get()
-        };
-        watch.set_idle(at(0), Mono::NEVER);
-        assert!(!is_taken_back(1000));
-        assert!(is_taken_back(1001));
-        assert!(is_taken_back(9000));
-        watch.set_busy();
-        watch.set_idle(at(9000), Mono::NEVER);
-        assert!(!is_taken_back(9500), "idle anew");
-        assert!(is_taken_back(10_001));
+        assert!(sweeper.close_longest_idle(at(1000)));
+        assert!(!sweeper.close_longest_idle(at(1000)));
     }
 
     #[test]

@@ -5,12 +5,16 @@
 
 #![allow(dead_code)] // every test binary compiles this file and uses its own part of it
 
+pub mod gateway;
+pub mod peer;
+pub mod wire;
+
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use pyrotee::runtime::clock;
@@ -24,10 +28,46 @@ pub fn engines() -> Vec<&'static str> {
     match probe(EngineChoice::IoUring) {
         Ok(_) => vec!["io_uring", "epoll"],
         Err(refused) => {
-            eprintln!("SKIPPED under io_uring: {refused}");
+            tell(format_args!("SKIPPED under io_uring: {refused}"));
             vec!["epoll"]
         }
     }
+}
+
+/// Every test named here runs once per engine: `io_uring::name` and `epoll::name`. Where the host forbids io_uring, that
+/// half says so and passes. A test is a function of the engine's name.
+#[allow(unused_macros)] // not every test binary runs under engines this way
+macro_rules! under_both_engines {
+    ($($name:ident),* $(,)?) => {
+        mod io_uring {
+            $(#[test] fn $name() { if crate::support::is_allowed("io_uring") { super::$name("io_uring") } })*
+        }
+        mod epoll {
+            $(#[test] fn $name() { super::$name("epoll") })*
+        }
+    };
+}
+#[allow(unused_imports)] // as above
+pub(crate) use under_both_engines;
+
+/// Whether this host allows an engine.
+pub fn is_allowed(engine: &str) -> bool {
+    static ALLOWED: OnceLock<Vec<&'static str>> = OnceLock::new();
+    ALLOWED.get_or_init(engines).contains(&engine)
+}
+
+/// Says that a test cannot run here, and why; in CI that is a failure.
+pub fn skip(test: &str, why: impl std::fmt::Display) {
+    assert!(
+        std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+        "{test} must not be skipped in CI: {why}"
+    );
+    tell(format_args!("SKIPPED {test}: {why}"));
+}
+
+/// One line straight to the terminal: what a passing test prints is not shown.
+pub fn tell(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// A running `pyrotee`, killed when dropped.
@@ -35,6 +75,7 @@ pub struct Process {
     child: Child,
     name: String,
     lines: Receiver<String>,
+    logs: Receiver<String>,
     stdout: Arc<Mutex<String>>,
     stderr: Arc<Mutex<String>>,
 }
@@ -53,8 +94,14 @@ pub struct Ended {
 impl Process {
     /// Starts `pyrotee` with `args`.
     pub fn start<S: AsRef<str>>(args: &[S]) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_pyrotee")), args)
+    }
+
+    /// Starts `launcher` with `args`: the program itself, or one that changes something about itself and then becomes
+    /// `pyrotee` (it gets the program's path as the argument in front of `args` by the caller).
+    pub fn start_by<S: AsRef<str>>(mut launcher: Command, args: &[S]) -> Self {
         let args: Vec<_> = args.iter().map(AsRef::as_ref).collect();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pyrotee"))
+        let mut child = launcher
             .args(&args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -63,11 +110,13 @@ impl Process {
             .expect("the binary starts");
         let (sender, lines) = mpsc::channel();
         let stdout = collect(child.stdout.take().expect("piped"), Some(sender));
-        let stderr = collect(child.stderr.take().expect("piped"), None);
+        let (sender, logs) = mpsc::channel();
+        let stderr = collect(child.stderr.take().expect("piped"), Some(sender));
         Self {
             child,
             name: args.join(" "),
             lines,
+            logs,
             stdout,
             stderr,
         }
@@ -87,6 +136,22 @@ impl Process {
                 Err(RecvTimeoutError::Disconnected) => {
                     panic!("ended without a line '{prefix}...'\n{}", self.seen())
                 }
+            }
+        }
+    }
+
+    /// Waits for a line on stderr that `find` makes something of.
+    pub fn log<T>(&mut self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
+        let deadline = clock::now().after(DEADLINE);
+        loop {
+            match self.logs.recv_timeout(deadline.since(clock::now())) {
+                Ok(line) => {
+                    if let Some(found) = find(&line) {
+                        return found;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("no {what} in time\n{}", self.seen()),
+                Err(RecvTimeoutError::Disconnected) => panic!("ended without {what}\n{}", self.seen()),
             }
         }
     }
@@ -232,6 +297,35 @@ impl Client {
         Self {
             stream,
             pending: Vec::new(),
+        }
+    }
+
+    /// Connects with a receive buffer of about `bytes` (the kernel takes double).
+    pub fn connect_small(address: SocketAddr, bytes: usize) -> Self {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(bytes).expect("a size");
+        socket.connect(&address.into()).expect("something listens");
+        socket.set_write_timeout(Some(DEADLINE)).expect("not zero");
+        socket.set_read_timeout(Some(DEADLINE)).expect("not zero");
+        Self {
+            stream: socket.into(),
+            pending: Vec::new(),
+        }
+    }
+
+    /// Makes the coming close a reset.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream)
+            .set_linger(Some(Duration::ZERO))
+            .expect("a socket");
+    }
+
+    /// Waits until the other side has closed without a word. Panics if it says something or does not close.
+    pub fn expect_closed(&mut self, why: &str) {
+        match self.receive_all() {
+            Ok(rest) => assert!(rest.is_empty(), "{why}: {:?}", String::from_utf8_lossy(&rest)),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{why}"),
         }
     }
 

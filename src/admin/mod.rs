@@ -1,0 +1,293 @@
+//! The operator's view: metrics, health, the effective plan, and a status page, on a port of their own.
+//!
+//! ```text
+//!  GET /            the status page            page, snapshot, history
+//!  GET /metrics     every metric               metrics (the table), text (the two formats), process
+//!  GET /-/healthy   alive                      200 as long as this thread turns
+//!  GET /-/ready     takes pushes               200 while serving, 503 with the reason from the first signal on
+//!  GET /-/config    the effective plan         config; secrets are not in the plan's serialisation
+//!  GET /-/status    what the page shows, JSON  snapshot
+//! ```
+//! Runs on the control plane (one tokio thread) and only reads: relaxed atomics of gates, tallies and budgets, and one
+//! lock per destination that is otherwise taken on errors only. Nothing here can slow a core. It decides nothing; whether
+//! a destination is up is for its writer core to say. Liveness and readiness never depend on destinations (USERS.md 1.7).
+
+mod config;
+pub mod history;
+pub mod metrics;
+mod page;
+mod port;
+mod process;
+mod refusal;
+mod show;
+pub mod snapshot;
+pub mod text;
+
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::config::Plan;
+use crate::fanout::Gate;
+use crate::inbound::Connections;
+use crate::inbound::tally::Tally;
+use crate::runtime::clock;
+use crate::runtime::engine::Verdict;
+use crate::runtime::phase::{Phase, PhaseReceiver};
+use crate::runtime::pool::MemoryBudget;
+use history::History;
+use port::Port;
+use snapshot::Snapshot;
+
+/// Between two samples for the rates and curves of the page.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// After the end has been announced, how long answers under way are waited for.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// What the admin port looks at. Everything in it is read, nothing written.
+#[derive(Debug)]
+pub struct Observed {
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// The engine taken, and why.
+    pub engine: Verdict,
+    /// All destinations in the order of `--to`.
+    pub gates: Vec<&'static Gate>,
+    /// The counters of each inbound core.
+    pub tallies: Vec<Arc<Tally>>,
+    /// Client connections.
+    pub connections: Arc<Connections>,
+    /// Memory that bodies hold.
+    pub memory: Arc<MemoryBudget>,
+    /// How far the process is.
+    pub phase: PhaseReceiver,
+    /// When the process started, in milliseconds since the unix epoch.
+    pub started_unix_ms: u64,
+}
+
+impl Observed {
+    /// The phase as the operator reads it.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Time since the process started.
+    pub fn uptime(&self) -> Duration {
+        clock::unix_now().saturating_sub(Duration::from_millis(self.started_unix_ms))
+    }
+}
+
+/// What requests share: the observed and its recent past.
+#[derive(Debug)]
+struct Monitor {
+    observed: Arc<Observed>,
+    history: Mutex<History>,
+}
+
+impl Monitor {
+    fn new(observed: Arc<Observed>) -> Arc<Self> {
+        let history = Mutex::new(History::default());
+        let monitor = Arc::new(Self { observed, history });
+        monitor.sample();
+        monitor
+    }
+
+    /// Keeps a sample if the last one is old enough. Called by the ticker of [`serve`], and by requests, so that a router
+    /// without a ticker has a past too.
+    fn sample(&self) {
+        self.history
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .sample(&self.observed, clock::now(), SAMPLE_EVERY);
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.sample();
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        Snapshot::take(&self.observed, &history, clock::now(), clock::unix_now())
+    }
+}
+
+/// The routes of the admin port.
+pub fn router(observed: Arc<Observed>) -> Router {
+    routes(Monitor::new(observed))
+}
+
+/// Serves the admin port on `listener` until `until` ends; answers under way then have a second to be finished.
+///
+/// At most 256 connections are served at a time, and one that is silent for a minute is closed, so a forgotten client
+/// costs a bounded amount.
+///
+/// # Errors
+/// When the listener cannot be used at all. Failing to accept a single connection is waited out.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    observed: Arc<Observed>,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let monitor = Monitor::new(observed);
+    let (ending, ended) = tokio::sync::oneshot::channel();
+    let until = async move {
+        until.await;
+        let _ = ending.send(());
+    };
+    let serving = axum::serve(Port::new(listener), routes(monitor.clone())).with_graceful_shutdown(until);
+    let overdue = async move {
+        // An error means that the server is gone, and this branch with it.
+        let _ = ended.await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    tokio::select! {
+        served = serving => served,
+        () = overdue => Ok(()),
+        () = tick(&monitor) => Ok(()),
+    }
+}
+
+async fn tick(monitor: &Monitor) {
+    let mut ticks = tokio::time::interval(SAMPLE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        monitor.sample();
+    }
+}
+
+fn routes(monitor: Arc<Monitor>) -> Router {
+    Router::new()
+        .route("/", get(status_page))
+        .route("/metrics", get(scrape))
+        .route("/-/healthy", get(healthy))
+        .route("/-/ready", get(ready))
+        .route("/ready", get(ready))
+        .route("/-/config", get(effective_config))
+        .route("/-/status", get(status))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+        .layer(axum::middleware::map_response(harden))
+        .with_state(monitor)
+}
+
+async fn status_page(State(monitor): State<Arc<Monitor>>) -> Response {
+    let page = page::render(&monitor.snapshot());
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+        (CONTENT_SECURITY_POLICY, page.content_security_policy),
+    ];
+    (headers, page.html).into_response()
+}
+
+async fn scrape(State(monitor): State<Arc<Monitor>>, headers: HeaderMap) -> Response {
+    let accepts = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let format = text::Format::negotiate(accepts);
+    let body = metrics::scrape(&monitor.observed, format);
+    with_type(format.content_type(), body)
+}
+
+async fn healthy() -> Response {
+    plain(StatusCode::OK, "healthy\n")
+}
+
+async fn ready(State(monitor): State<Arc<Monitor>>) -> Response {
+    match monitor.observed.phase() {
+        Phase::Serving => plain(StatusCode::OK, "ready\n"),
+        Phase::Draining => plain(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: shutting down, no new connections are taken and the queues are being emptied\n",
+        ),
+        Phase::GivingUp | Phase::Leaving => plain(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: shutting down, the drain timeout has passed\n",
+        ),
+    }
+}
+
+async fn effective_config(State(monitor): State<Arc<Monitor>>) -> Response {
+    json(&config::effective(&monitor.observed))
+}
+
+async fn status(State(monitor): State<Arc<Monitor>>) -> Response {
+    let snapshot = monitor.snapshot();
+    json(&Status {
+        page: page::Shown::new(&snapshot),
+        snapshot,
+    })
+}
+
+/// The answer of `/-/status`.
+#[derive(serde::Serialize)]
+struct Status {
+    /// The numbers, for programs.
+    #[serde(flatten)]
+    snapshot: Snapshot,
+    /// The same written out, for the status page.
+    page: page::Shown,
+}
+
+async fn not_found() -> Response {
+    plain(
+        StatusCode::NOT_FOUND,
+        "not found; this port has /, /metrics, /-/healthy, /-/ready, /-/config and /-/status\n",
+    )
+}
+
+async fn not_allowed() -> Response {
+    plain(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method not allowed; use GET or HEAD\n",
+    )
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response {
+    let mut response = with_type("text/plain; charset=utf-8", text);
+    *response.status_mut() = status;
+    response
+}
+
+fn json(value: &impl serde::Serialize) -> Response {
+    match serde_json::to_vec_pretty(value) {
+        Ok(body) => with_type("application/json", body),
+        Err(error) => {
+            tracing::error!(%error, "an admin page could not be written as JSON, please report it");
+            plain(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "could not be written as JSON\n",
+            )
+        }
+    }
+}
+
+fn with_type(content_type: &'static str, body: impl IntoResponse) -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
+}
+
+/// Headers of every answer. The pages show live numbers of one process: nothing may keep, frame or reinterpret them.
+async fn harden(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        ("cache-control", "no-store"),
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ] {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    headers
+        .entry(CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'",
+        ));
+    response
+}

@@ -1,0 +1,247 @@
+//! A destination in the test's own hands: it shows every request and answers as the test decides.
+//!
+//! For what `pyrotee sink` cannot be told: to close between two requests, to answer the third request differently, to
+//! hold one answer back. Not responsible for counting or verifying (`Sink`).
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::DEADLINE;
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// The connection it came on, counted from 0.
+    pub connection: usize,
+    /// Its place among all requests of this peer, counted from 0.
+    pub index: usize,
+    /// Path and query as sent.
+    pub target: String,
+    /// Names in lower case, in order.
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: Vec<u8>,
+    /// When its last byte was read.
+    pub at: Instant,
+}
+
+impl Received {
+    /// The first value of a header; `name` is lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| &**value)
+    }
+
+    /// Behind the `?`.
+    pub fn query(&self) -> &str {
+        self.target.split_once('?').map_or("", |(_, query)| query)
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// What a peer does with a request.
+pub enum Reply {
+    /// 200.
+    Ok,
+    /// 200, and the connection is closed behind it without having said so.
+    OkThenClose,
+    /// A status and header lines.
+    Status(u16, &'static str),
+    /// Closes without an answer.
+    Close,
+    /// Resets.
+    Reset,
+    /// 200 once the gate is open.
+    Held(Held),
+}
+
+/// A gate that answers wait at.
+#[derive(Clone, Default)]
+pub struct Held(Arc<(Mutex<bool>, Condvar)>);
+
+impl Held {
+    /// Lets everything through from now on.
+    pub fn open(&self) {
+        *self.0.0.lock().expect("nobody panics with it") = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let open = self.0.0.lock().expect("nobody panics with it");
+        let _open = self.0.1.wait_timeout_while(open, DEADLINE, |open| !*open);
+    }
+}
+
+/// A listening peer. Its threads end with the test.
+pub struct Peer {
+    /// Where it listens.
+    pub address: SocketAddr,
+    received: Receiver<Received>,
+}
+
+struct Shared {
+    decide: Box<dyn Fn(&Received) -> Reply + Send + Sync>,
+    sender: Mutex<(Sender<Received>, usize)>,
+}
+
+/// Where nobody listens.
+pub fn unused_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+    listener.local_addr().expect("it is bound")
+}
+
+/// An address that refuses connections until it becomes a [`Peer`].
+pub struct Absent(socket2::Socket);
+
+impl Absent {
+    /// Takes a port and does not listen on it.
+    pub fn new() -> Self {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        socket.bind(&any.into()).expect("loopback has ports");
+        Self(socket)
+    }
+
+    /// As a `--to` value.
+    pub fn url(&self) -> String {
+        let address = self.0.local_addr().expect("it is bound").as_socket();
+        format!("http://{}", address.expect("an IP address"))
+    }
+
+    /// Listens from now on and accepts everything.
+    pub fn appear(self) -> Peer {
+        self.0.listen(128).expect("it is bound");
+        Peer::on(self.0.into(), |_| Reply::Ok)
+    }
+}
+
+impl Peer {
+    /// Listens and accepts everything.
+    pub fn start() -> Self {
+        Self::deciding(|_| Reply::Ok)
+    }
+
+    /// Listens; `decide` is asked for each request.
+    pub fn deciding(decide: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        Self::on(listener, decide)
+    }
+
+    /// The same on a listener that exists.
+    pub fn on(listener: TcpListener, decide: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
+        let address = listener.local_addr().expect("it is bound");
+        let (sender, received) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            decide: Box::new(decide),
+            sender: Mutex::new((sender, 0)),
+        });
+        std::thread::spawn(move || {
+            for (connection, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+                let shared = shared.clone();
+                std::thread::spawn(move || {
+                    let _ended = serve(&stream, connection, &shared);
+                });
+            }
+        });
+        Self { address, received }
+    }
+
+    /// As a `--to` value.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The next request.
+    pub fn next(&self) -> Received {
+        self.received
+            .recv_timeout(DEADLINE)
+            .expect("the destination gets a request in time")
+    }
+
+    /// The next `count` requests.
+    pub fn take(&self, count: usize) -> Vec<Received> {
+        (0..count).map(|_| self.next()).collect()
+    }
+
+    /// Asserts that nothing comes within `time`, for what must never be sent.
+    pub fn expect_nothing(&self, time: Duration, why: &str) {
+        if let Ok(request) = self.received.recv_timeout(time) {
+            panic!("{why}: got {request:?}");
+        }
+    }
+}
+
+fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::with_capacity(64 << 10, stream);
+    while let Some((target, headers, body)) = read_request(&mut reader)? {
+        let request = {
+            let mut sender = shared.sender.lock().expect("nobody panics with it");
+            let request = Received {
+                connection,
+                index: sender.1,
+                target,
+                headers,
+                body,
+                #[allow(clippy::disallowed_methods)] // when it really was is what tests ask
+                at: Instant::now(),
+            };
+            sender.1 += 1;
+            let _test_may_be_over = sender.0.send(request.clone());
+            request
+        };
+        let mut writer = stream;
+        let ok = b"HTTP/1.1 200 OK\r\nContent-Type: application/proto\r\nContent-Length: 0\r\n\r\n";
+        match (shared.decide)(&request) {
+            Reply::Ok => writer.write_all(ok)?,
+            Reply::Held(held) => {
+                held.wait();
+                writer.write_all(ok)?;
+            }
+            Reply::OkThenClose => return writer.write_all(ok),
+            Reply::Status(status, headers) => {
+                write!(
+                    writer,
+                    "HTTP/1.1 {status} X\r\nContent-Length: 0\r\n{headers}\r\n"
+                )?;
+            }
+            Reply::Close => return Ok(()),
+            Reply::Reset => return socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)),
+        }
+    }
+    Ok(())
+}
+
+type Request = (String, Vec<(String, String)>, Vec<u8>);
+
+fn read_request(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Request>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut headers = Vec::new();
+    loop {
+        line.clear();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else {
+            break;
+        };
+        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let length = headers.iter().find(|(name, _)| name == "content-length");
+    let length = length.and_then(|(_, value)| value.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    Ok(Some((target, headers, body)))
+}
