@@ -2,7 +2,6 @@
 //! same pointer through `crossbeam-channel` alone and through `rtrb`. On one thread, and from one thread to another.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -10,7 +9,7 @@ use pyrotee::config::Overflow;
 use pyrotee::fanout::push::PushParts;
 use pyrotee::fanout::{AckMode, DestinationId, Fanout, Gate, Outcome, Push};
 use pyrotee::profile::route::Route;
-use pyrotee::runtime::clock::Mono;
+use pyrotee::runtime::clock::{self, Mono};
 
 /// As many as the gate's own crossing holds, so that nothing overflows.
 const ROOM: usize = 16_384;
@@ -54,7 +53,7 @@ fn two_threads(criterion: &mut Criterion) {
     group.bench_function("gate", |bencher| {
         bencher.iter_custom(|rounds| {
             let (gate, fanout) = gate();
-            let started = Instant::now();
+            let started = clock::now();
             std::thread::scope(|scope| {
                 scope.spawn(|| {
                     let push = push();
@@ -71,13 +70,13 @@ fn two_threads(criterion: &mut Criterion) {
                 });
             });
             assert_eq!(gate.books().delivered.parcels, rounds);
-            started.elapsed()
+            clock::now().since(started)
         });
     });
     group.bench_function("crossbeam-channel", |bencher| {
         bencher.iter_custom(|rounds| {
             let (sender, receiver) = crossbeam_channel::bounded(ROOM);
-            let started = Instant::now();
+            let started = clock::now();
             std::thread::scope(|scope| {
                 scope.spawn(move || {
                     let push = push();
@@ -89,13 +88,13 @@ fn two_threads(criterion: &mut Criterion) {
                 });
                 receive(rounds, || receiver.try_recv().ok().map(drop));
             });
-            started.elapsed()
+            clock::now().since(started)
         });
     });
     group.bench_function("rtrb", |bencher| {
         bencher.iter_custom(|rounds| {
             let (mut producer, mut consumer) = rtrb::RingBuffer::new(ROOM);
-            let started = Instant::now();
+            let started = clock::now();
             std::thread::scope(|scope| {
                 scope.spawn(move || {
                     let push = push();
@@ -107,7 +106,7 @@ fn two_threads(criterion: &mut Criterion) {
                 });
                 receive(rounds, || consumer.pop().ok().map(drop));
             });
-            started.elapsed()
+            clock::now().since(started)
         });
     });
     group.finish();

@@ -159,8 +159,9 @@ impl Destination {
         loop {
             let started = clock::now();
             let result = lane.attempt(parcel.ticket.push(), started).await;
-            self.conclude(parcel, result, started);
-            parcel = match self.next_after_exchange() {
+            let now = clock::now();
+            self.conclude(parcel, result, started, now);
+            parcel = match self.next_after_exchange(now) {
                 Some(next) => next,
                 None => {
                     self.idle.borrow_mut().push(slot.clone());
@@ -170,15 +171,13 @@ impl Destination {
         }
     }
 
-    fn next_after_exchange(&self) -> Option<Parcel> {
-        let now = clock::now();
+    fn next_after_exchange(&self, now: Mono) -> Option<Parcel> {
         self.desk.borrow_mut().accept(self.setup.gate, now);
         self.next(now)
     }
 
     /// Books the end of an attempt.
-    fn conclude(&self, parcel: Parcel, result: Result<Reply, AttemptError>, started: Mono) {
-        let now = clock::now();
+    fn conclude(&self, parcel: Parcel, result: Result<Reply, AttemptError>, started: Mono, now: Mono) {
         let gate = self.setup.gate;
         let status = &gate.status;
         let (route, accepted) = (parcel.ticket.push().route, parcel.ticket.push().accepted);
@@ -194,7 +193,7 @@ impl Destination {
                     .desk
                     .borrow_mut()
                     .trouble(parcel, Trouble::Silent, now, fastrand::f64());
-                return self.note_change(changed);
+                return self.note_change(changed, now);
             }
         };
         let reply_status = result.as_ref().map_or(0, |reply| reply.status);
@@ -243,7 +242,7 @@ impl Destination {
                 self.desk.borrow_mut().conclude(parcel, outcome)
             }
         };
-        self.note_change(changed);
+        self.note_change(changed, now);
     }
 
     fn leniency(&self) -> Leniency {
@@ -259,7 +258,7 @@ impl Destination {
     }
 
     /// Tells of the way down and up again, and lets the dispatcher see what that changes.
-    fn note_change(&self, changed: bool) {
+    fn note_change(&self, changed: bool, now: Mono) {
         let gate = self.setup.gate;
         if changed {
             let up = self.desk.borrow().is_up();
@@ -276,7 +275,7 @@ impl Destination {
                 tracing::warn!(destination = %gate.name, waiting = held, reason, "destination is down, its profiles wait");
             }
         }
-        if changed || self.desk.borrow().wake_at(clock::now()).is_some() {
+        if changed || self.desk.borrow().wake_at(now).is_some() {
             gate.doorbell.ring();
         }
     }
