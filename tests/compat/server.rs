@@ -22,7 +22,7 @@ under_both_engines!(
 fn held() -> (Scripted, Latch) {
     let latch = Latch::default();
     let hold = latch.clone();
-    let held = Scripted::scripted(move |_, request| {
+    let held = Scripted::following(move |_, request| {
         vec![Act::Await(hold.clone()), Act::Send(plain_answer(request, 200))]
     });
     (held, latch)
@@ -104,11 +104,16 @@ fn many_slow_senders_do_not_disturb_others(engine: Engine) {
         })
         .collect();
     let mut healthy = gateway.client();
-    for _ in 0..50 {
-        let started = clock::now();
-        assert_empty(&healthy.post(INGEST, &[], b"body").unwrap(), 200);
-        assert!(clock::now().since(started) < ms(1000));
-    }
+    let mut latencies: Vec<_> = (0..50)
+        .map(|_| {
+            let started = clock::now();
+            assert_empty(&healthy.post(INGEST, &[], b"body").unwrap(), 200);
+            clock::now().since(started)
+        })
+        .collect();
+    latencies.sort_unstable();
+    // The median: on a busy machine single requests may wait for a processor.
+    assert!(latencies[25] < ms(500), "{latencies:?}");
     for stream in &mut slow {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
