@@ -116,7 +116,7 @@ fn row_103_outcomes_of_destinations(engine: Engine) {
         (429, "resource_exhausted", 8),
         (503, "unavailable", 14),
     ] {
-        let a = Scripted::scripted(move |_, _| vec![Act::Send(connect_error(http, code))]);
+        let a = Scripted::following(move |_, _| vec![Act::Send(connect_error(http, code))]);
         let gateway = Gateway::to(engine, &[&a], &["--max-retries", "1"]);
         assert_error(&send(&gateway, PROTO, &[], &frame(0, &good())), status);
     }
@@ -203,7 +203,7 @@ fn row_107_timeouts(engine: Engine) {
         let most = if value.ends_with('H') { 10_000 } else { 2000 };
         assert!(left <= most && left > most / 2, "{value}: {left}");
     }
-    let slow = Scripted::scripted(|_, _| vec![Act::Wait(ms(1500)), Act::Close]);
+    let slow = Scripted::following(|_, _| vec![Act::Wait(ms(1500)), Act::Close]);
     let gateway = Gateway::to(engine, &[&slow], &[]);
     assert_error(
         &send(&gateway, PROTO, &[("Grpc-Timeout", "300m")], &frame(0, &good())),

@@ -689,7 +689,7 @@ fn row_098_codes_are_passed_through(engine: Engine) {
         (409, "aborted"),
         (504, "deadline_exceeded"),
     ] {
-        let a = Scripted::scripted(move |_, _| vec![Act::Send(connect_error(status, code))]);
+        let a = Scripted::following(move |_, _| vec![Act::Send(connect_error(status, code))]);
         let gateway = Gateway::to(engine, &[&a], &["--max-retries", "1"]);
         let answer = gateway.push(&good());
         let message = assert_connect_error(&answer, status, code);
@@ -714,7 +714,7 @@ fn row_098_codes_are_passed_through(engine: Engine) {
         assert_connect_error(&gateway.push(&good()), expected_status, code);
     }
     // No answer at all.
-    let a = Scripted::scripted(|_, _| vec![Act::Reset]);
+    let a = Scripted::following(|_, _| vec![Act::Reset]);
     let gateway = Gateway::to(engine, &[&a], &[]);
     assert_connect_error(&gateway.push(&good()), 503, "unavailable");
 }
@@ -793,7 +793,7 @@ fn row_101_a_short_client_timeout_shrinks_ours(engine: Engine) {
     let timeout: u64 = a.only().value("connect-timeout-ms").unwrap().parse().unwrap();
     assert!((1000..=2000).contains(&timeout), "{timeout}");
     // The answer comes when the client's own time is over (Alloy says 500 internal here).
-    let slow = Scripted::scripted(|_, _| {
+    let slow = Scripted::following(|_, _| {
         let late = answer(200, &[("Content-Type", "application/proto")], b"");
         vec![Act::Wait(ms(1500)), Act::Send(late)]
     });

@@ -152,7 +152,7 @@ fn row_054_a_refused_connection_is_500(engine: Engine) {
 fn row_055_a_timeout_is_500(engine: Engine) {
     let latch = Latch::default();
     let hold = latch.clone();
-    let a = Scripted::scripted(move |_, _| vec![Act::Await(hold.clone())]);
+    let a = Scripted::following(move |_, _| vec![Act::Await(hold.clone())]);
     let gateway = Gateway::to(
         engine,
         &[&a],
@@ -204,14 +204,14 @@ fn row_058_the_earlier_failure_is_relayed(engine: Engine) {
         assert_text(&gateway.post(INGEST, &[], b"body"), 400, "Bad Request\n");
     }
     let late =
-        Scripted::scripted(|_, request| vec![Act::Wait(ms(400)), Act::Send(plain_answer(request, 400))]);
+        Scripted::following(|_, request| vec![Act::Wait(ms(400)), Act::Send(plain_answer(request, 400))]);
     let gateway = Gateway::to(engine, &[&late, &b], &["--max-retries", "1"]);
     assert_text(&gateway.post(INGEST, &[], b"body"), 503, "Service Unavailable\n");
 }
 
 /// Redirects the first request to `location`, then is healthy.
 fn redirecting(status: u16, location: impl Fn(&Received) -> String + Send + Sync + 'static) -> Scripted {
-    Scripted::scripted(move |turn, request| {
+    Scripted::following(move |turn, request| {
         let location = location(request);
         let bytes = match turn {
             0 => answer(status, &[("Location", &location)], b"moved"),
@@ -265,7 +265,7 @@ fn row_059_redirects_resend_the_body(engine: Engine) {
 }
 
 fn row_059_redirects_end(engine: Engine) {
-    let a = Scripted::scripted(|turn, _| {
+    let a = Scripted::following(|turn, _| {
         let location = format!("/{turn}");
         vec![Act::Send(answer(307, &[("Location", &location)], b""))]
     });
@@ -285,7 +285,7 @@ fn row_059_redirects_end(engine: Engine) {
         "http://",
         "http://[::1",
     ] {
-        let a = Scripted::scripted(move |_, _| {
+        let a = Scripted::following(move |_, _| {
             let fields: &[(&str, &str)] = if location.is_empty() {
                 &[]
             } else {
@@ -331,7 +331,7 @@ fn row_061_a_relayed_redirect_has_no_location(engine: Engine) {
 
 fn row_062_the_destinations_words_stay_there(engine: Engine) {
     for status in [400, 503] {
-        let a = Scripted::scripted(move |_, _| {
+        let a = Scripted::following(move |_, _| {
             let fields = [
                 ("X-Internal", "internal-header"),
                 ("Content-Type", "text/html"),
@@ -354,7 +354,7 @@ fn row_063_the_answer_waits_only_under_all(engine: Engine) {
     for (ack, waits) in [("all", true), ("first", false), ("queued", false)] {
         let latch = Latch::default();
         let hold = latch.clone();
-        let slow = Scripted::scripted(move |_, request| {
+        let slow = Scripted::following(move |_, request| {
             vec![Act::Await(hold.clone()), Act::Send(plain_answer(request, 200))]
         });
         let quick = Scripted::healthy();
@@ -401,7 +401,7 @@ fn row_064_a_client_that_leaves_takes_nothing_along(engine: Engine) {
 
 fn resets_and_stale_connections(engine: Engine) {
     // A reset is retried like any missing answer.
-    let a = Scripted::scripted(|turn, request| match turn {
+    let a = Scripted::following(|turn, request| match turn {
         0 => vec![Act::Reset],
         1 => vec![Act::Close],
         _ => vec![Act::Send(plain_answer(request, 200))],
@@ -410,7 +410,7 @@ fn resets_and_stale_connections(engine: Engine) {
     assert_empty(&gateway.post(INGEST, &[], b"body"), 200);
     assert_eq!(a.received().len(), 3);
     // A kept connection that the destination closes meanwhile costs no attempt.
-    let a = Scripted::scripted(|_, request| vec![Act::Send(plain_answer(request, 200)), Act::Close]);
+    let a = Scripted::following(|_, request| vec![Act::Send(plain_answer(request, 200)), Act::Close]);
     let gateway = Gateway::to(engine, &[&a], &["--max-retries", "1"]);
     for turn in 0..5 {
         assert_empty(&gateway.post(INGEST, &[], b"body"), 200);
@@ -420,7 +420,7 @@ fn resets_and_stale_connections(engine: Engine) {
 
 /// Q15: Alloy ignores it.
 fn retry_after_is_obeyed(engine: Engine) {
-    let a = Scripted::scripted(|turn, request| {
+    let a = Scripted::following(|turn, request| {
         vec![Act::Send(match turn {
             0 => answer(429, &[("Retry-After", "1")], b""),
             _ => plain_answer(request, 200),

@@ -41,7 +41,7 @@ fn row_061_redirects_are_not_followed_when_asked(engine: Engine) {
         (307, "Temporary Redirect"),
         (308, "Permanent Redirect"),
     ] {
-        let a = Scripted::scripted(move |_, _| {
+        let a = Scripted::following(move |_, _| {
             vec![Act::Send(answer(status, &[("Location", "/elsewhere")], b""))]
         });
         let to = format!("a={},follow-redirects=false", a.url());
@@ -57,7 +57,7 @@ fn rows_110_111_attempts_are_counted(engine: Engine) {
     for attempts in [1, 2, 3, 7] {
         let (a, b) = (
             Scripted::answering(&[503]),
-            Scripted::scripted(|_, _| vec![Act::Reset]),
+            Scripted::following(|_, _| vec![Act::Reset]),
         );
         for (destination, expected) in [(&a, "Service Unavailable\n"), (&b, "Failed to process request\n")] {
             let gateway = Gateway::to(engine, &[destination], &["--max-retries", &attempts.to_string()]);
@@ -149,7 +149,7 @@ fn row_113_no_wait_after_the_last_attempt(engine: Engine) {
 
 /// Attempts that a Push takes, and its answer's status, when the destination always answers so.
 fn attempts(engine: Engine, option: &str, bytes: Vec<u8>) -> (usize, u16) {
-    let a = Scripted::scripted(move |_, _| vec![Act::Send(bytes.clone())]);
+    let a = Scripted::following(move |_, _| vec![Act::Send(bytes.clone())]);
     let gateway = Gateway::start(engine, &["--to", &format!("a={}{option}", a.url())]);
     let status = gateway.push(&good()).status;
     (a.received().len(), status)
@@ -246,7 +246,7 @@ fn row_119_a_wrong_content_type_is_a_failure(engine: Engine) {
         let bytes = answer(200, fields, b"<html>login</html>");
         assert_eq!(attempts(engine, "", bytes), (3, 500), "'{content_type}'");
     }
-    let a = Scripted::scripted(|_, _| vec![Act::Send(answer(200, &[("Content-Type", "text/html")], b""))]);
+    let a = Scripted::following(|_, _| vec![Act::Send(answer(200, &[("Content-Type", "text/html")], b""))]);
     let gateway = Gateway::to(engine, &[&a], &[]);
     assert_connect_error(&gateway.push(&good()), 500, "unknown");
 }

@@ -38,7 +38,7 @@ fn assert_clean(what: &str, text: &str, addresses: &[SocketAddr]) {
 
 fn nothing_planted_comes_out(engine: Engine) {
     let body = PLANTED[5];
-    let refusing = Scripted::scripted(move |_, request| {
+    let refusing = Scripted::following(move |_, request| {
         let bytes = if request.path().ends_with("Push") {
             connect_error(403, "permission_denied")
         } else {
@@ -50,8 +50,8 @@ fn nothing_planted_comes_out(engine: Engine) {
         };
         vec![Act::Send(bytes)]
     });
-    let failing = Scripted::scripted(|_, _| vec![Act::Reset]);
-    let redirecting = Scripted::scripted(move |_, _| {
+    let failing = Scripted::following(|_, _| vec![Act::Reset]);
+    let redirecting = Scripted::following(move |_, _| {
         vec![Act::Send(answer(
             302,
             &[("Location", &format!("http://{body}/"))],

@@ -22,7 +22,7 @@ under_both_engines!(
 fn held() -> (Scripted, Latch) {
     let latch = Latch::default();
     let hold = latch.clone();
-    let held = Scripted::scripted(move |_, request| {
+    let held = Scripted::following(move |_, request| {
         vec![Act::Await(hold.clone()), Act::Send(plain_answer(request, 200))]
     });
     (held, latch)
@@ -53,24 +53,40 @@ fn row_128_clients_beyond_the_limit_wait(engine: Engine) {
     assert!(default.starts_with("16384]"), "Alloy's default: {default}");
 }
 
-/// In Alloy idle peers hold their places for two minutes; ours (DESIGN.md section 7) give way, the longest idle first.
+/// In Alloy idle peers hold their places for two minutes; ours (DESIGN.md section 7) give way: on each core the one idle
+/// longest, and where the client's own core has none, one of another core.
 fn row_128_idle_connections_make_room(engine: Engine) {
-    let a = Scripted::healthy();
-    let gateway = Gateway::to(engine, &[&a], &["--conn-limit", "3", "--cores", "2"]);
-    let mut clients: Vec<_> = (0..3).map(|_| gateway.client()).collect();
-    for client in &mut clients {
-        assert_empty(&client.post(INGEST, &[], b"body").unwrap(), 200);
-    }
-    let started = clock::now();
-    assert_empty(&gateway.post(INGEST, &[], b"body"), 200);
-    assert!(clock::now().since(started) < ms(2000), "at once");
-    assert_eq!(
-        clients[0].receive_all().unwrap(),
-        b"",
-        "the longest idle was closed"
-    );
-    for client in &mut clients[1..] {
-        assert_empty(&client.post(INGEST, &[], b"body").unwrap(), 200);
+    for cores in ["1", "2"] {
+        let a = Scripted::healthy();
+        let gateway = Gateway::to(engine, &[&a], &["--conn-limit", "3", "--cores", cores]);
+        let mut clients: Vec<_> = (0..3).map(|_| gateway.client()).collect();
+        for client in &mut clients {
+            assert_empty(&client.post(INGEST, &[], b"body").unwrap(), 200);
+        }
+        let started = clock::now();
+        assert_empty(&gateway.post(INGEST, &[], b"body"), 200);
+        assert!(
+            clock::now().since(started) < ms(3000),
+            "soon, not after the patience of 5 s"
+        );
+        let is_closed = |client: &mut super::support::Client| {
+            client.set_patience(ms(100));
+            let closed = client.receive_all().is_ok();
+            client.set_patience(DEADLINE);
+            closed
+        };
+        let closed: Vec<bool> = clients.iter_mut().map(is_closed).collect();
+        // One is enough; on a busy machine its place may come back late, and a second one is closed.
+        let count = closed.iter().filter(|closed| **closed).count();
+        assert!((1..3).contains(&count), "{closed:?}");
+        if cores == "1" {
+            assert!(closed[0] && !closed[2], "the longest idle first: {closed:?}");
+        }
+        for (client, closed) in clients.iter_mut().zip(closed) {
+            if !closed {
+                assert_empty(&client.post(INGEST, &[], b"body").unwrap(), 200);
+            }
+        }
     }
 }
 
@@ -104,11 +120,16 @@ fn many_slow_senders_do_not_disturb_others(engine: Engine) {
         })
         .collect();
     let mut healthy = gateway.client();
-    for _ in 0..50 {
-        let started = clock::now();
-        assert_empty(&healthy.post(INGEST, &[], b"body").unwrap(), 200);
-        assert!(clock::now().since(started) < ms(1000));
-    }
+    let mut latencies: Vec<_> = (0..50)
+        .map(|_| {
+            let started = clock::now();
+            assert_empty(&healthy.post(INGEST, &[], b"body").unwrap(), 200);
+            clock::now().since(started)
+        })
+        .collect();
+    latencies.sort_unstable();
+    // The median: on a busy machine single requests may wait for a processor.
+    assert!(latencies[25] < ms(500), "{latencies:?}");
     for stream in &mut slow {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();

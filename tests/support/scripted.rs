@@ -188,14 +188,14 @@ impl Scripted {
     /// Answers the first request with the first status, and so on; the last one again and again.
     pub fn answering(statuses: &[u16]) -> Self {
         let statuses = statuses.to_vec();
-        Self::scripted(move |turn, request| {
+        Self::following(move |turn, request| {
             let status = statuses[turn.min(statuses.len() - 1)];
             vec![Act::Send(plain_answer(request, status))]
         })
     }
 
     /// Does what `script` says to the request with this number, counted from 0 over all connections.
-    pub fn scripted(script: impl Fn(usize, &Received) -> Vec<Act> + Send + Sync + 'static) -> Self {
+    pub fn following(script: impl Fn(usize, &Received) -> Vec<Act> + Send + Sync + 'static) -> Self {
         let script: Arc<Script> = Arc::new(script);
         Self::listening(move |shared, connection, stream| {
             let _ = serve(stream, connection, shared, &*script);
