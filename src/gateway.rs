@@ -5,7 +5,7 @@
 //!   bind, start cores ──────────────────────────▶ inbound and / or destinations
 //!   DNS, admin port, signals
 //!   SIGTERM ─ Draining ─────────────────────────▶ stop accepting, finish requests
-//!           ─ wait: connections, then queues
+//!           ─ wait: listeners, then connections, then queues
 //!           ─ GivingUp (drain timeout) ─────────▶ drop what waits, counted as "shutdown"
 //!           ─ Leaving ──────────────────────────▶ cores end
 //!   print what was delivered and what was lost
@@ -210,6 +210,8 @@ impl Gateway {
         let deadline = clock::now().after(self.plan.drain_timeout);
         self.phase.send_replace(Phase::Draining);
         self.archives.iter().for_each(|archive| archive.control.drain());
+        // In this order: each step makes sure that nothing can be added to what the next one waits for.
+        wait_until(deadline, || self.connections.accepting() == 0).await;
         wait_until(deadline, || self.connections.open() == 0).await;
         wait_until(deadline, || {
             self.gates.iter().all(|gate| gate.held_parcels() == 0)

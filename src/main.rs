@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use pyrotee::cmd;
 
 #[global_allocator]
@@ -20,6 +20,12 @@ struct Line {
 enum Command {
     /// Run the gateway.
     Run(Box<pyrotee::config::Flags>),
+    /// Say what a configuration means, or everything that is wrong with it.
+    Check(Box<cmd::check::Args>),
+    /// Say what this host allows, and what to change.
+    Doctor(cmd::doctor::Args),
+    /// See it work: a gateway, two destinations and load on this machine, one destination failing half way.
+    Demo(cmd::demo::Args),
     /// Receive profiles as a destination does: verify, count, misbehave on demand.
     Sink(cmd::sink::Args),
     /// Send made-up profiles, as fast as they are answered or at a fixed rate, and tell how it went.
@@ -27,8 +33,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Line::parse().command {
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        Err(error) => return cmd::usage::refuse(Line::command(), &error),
+    };
+    let result = match line.command {
         Command::Run(flags) => cmd::run::run(&flags),
+        Command::Check(args) => cmd::check::run(&args),
+        Command::Doctor(args) => cmd::doctor::run(&args),
+        Command::Demo(args) => cmd::demo::run(args),
         Command::Sink(args) => cmd::sink::run(args),
         Command::Load(args) => cmd::load::run(args),
     };

@@ -50,7 +50,10 @@ impl Listener for Port {
             match self.listener.accept().await {
                 Ok((stream, address)) => return (Bounded::new(stream, SILENCE_MAX, place), address),
                 // A client that has left before it was accepted costs nothing, and want of descriptors passes.
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                Err(error) => {
+                    tracing::debug!(%error, "the admin port could not accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
@@ -132,7 +135,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -150,7 +152,10 @@ mod tests {
             let _silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (accepted, _) = listener.accept().await.unwrap();
             let mut bounded = Bounded::new(accepted, Duration::from_millis(20), Some(place));
-            let error = bounded.read_u8().await.unwrap_err();
+            let mut memory = [0; 1];
+            let mut buffer = ReadBuf::new(&mut memory);
+            let reading = std::future::poll_fn(|cx| Pin::new(&mut bounded).poll_read(cx, &mut buffer));
+            let error = reading.await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             assert_eq!(places.available_permits(), 0);
             drop(bounded);

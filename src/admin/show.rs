@@ -2,7 +2,19 @@
 
 use std::time::Duration;
 
-pub use crate::config::units::show_size as size;
+use crate::config::units::show_size;
+
+/// Between a number and its unit: they stay on one line.
+const JOIN: char = '\u{a0}';
+
+/// `0 B`, `1.5 GiB`, `256 MiB`.
+pub fn size(bytes: u64) -> String {
+    joined(&show_size(bytes).replace(".0 ", " "))
+}
+
+fn joined(text: &str) -> String {
+    text.replace(' ', &JOIN.to_string())
+}
 
 /// `0`, `7`, `1 234`, `1 234 567`, `12.3 M`, `7.0 G`.
 #[allow(clippy::cast_precision_loss)] // for display
@@ -40,12 +52,12 @@ pub fn rate(per_second: f64) -> String {
 pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match seconds {
+    joined(&match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{minutes} min {} s", seconds % 60),
         3600..86_400 => format!("{hours} h {} min", minutes % 60),
         _ => format!("{days} d {} h", hours % 24),
-    }
+    })
 }
 
 /// How long ago: `just now`, `45 s ago`.
@@ -60,9 +72,9 @@ pub fn ago(passed: Duration) -> String {
 /// A short span: `5 ms`, `2.5 s`.
 pub fn span(seconds: f64) -> String {
     if seconds < 1.0 {
-        format!("{} ms", (seconds * 1e4).round() / 10.0)
+        format!("{}{JOIN}ms", (seconds * 1e4).round() / 10.0)
     } else {
-        format!("{} s", (seconds * 10.0).round() / 10.0)
+        format!("{}{JOIN}s", (seconds * 10.0).round() / 10.0)
     }
 }
 
@@ -103,12 +115,19 @@ mod tests {
         );
         let rates = [0.0, 0.01, 0.42, 99.94, 1234.4].map(rate);
         assert_eq!(rates, ["0", "< 0.1", "0.4", "99.9", "1\u{202f}234"]);
-        let durations = [0, 59, 192, 7_500, 349_200].map(|s| duration(Duration::from_secs(s)));
+        let durations =
+            [0, 59, 192, 7_500, 349_200].map(|s| duration(Duration::from_secs(s)).replace(JOIN, " "));
         assert_eq!(durations, ["0 s", "59 s", "3 min 12 s", "2 h 5 min", "4 d 1 h"]);
         assert_eq!(
-            [0.005, 0.25, 1.0, 2.5].map(span),
+            [0.005, 0.25, 1.0, 2.5].map(|s| span(s).replace(JOIN, " ")),
             ["5 ms", "250 ms", "1 s", "2.5 s"]
         );
+    }
+
+    #[test]
+    fn sizes_stay_on_one_line() {
+        assert_eq!(size((256 << 20) - 1), "256\u{a0}MiB");
+        assert_eq!(size(1536 << 20), "1.5\u{a0}GiB");
     }
 
     #[test]

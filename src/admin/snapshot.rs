@@ -147,7 +147,9 @@ pub struct Destination {
     pub attempts: u64,
     /// Of those, not the first for their parcel.
     pub retries: u64,
-    /// Parcels delivered per second, over ten seconds.
+    /// Parcels taken in per second, over ten seconds.
+    pub accepted_parcels_per_second: f64,
+    /// Parcels delivered per second, likewise.
     pub delivered_parcels_per_second: f64,
     /// Body bytes delivered per second, over ten seconds.
     pub delivered_bytes_per_second: f64,
@@ -231,7 +233,7 @@ impl Snapshot {
             },
             resident_bytes: process::resident_bytes(),
             received_bytes: received_bytes(observed),
-            totals: Totals::sum(observed, history, now, &destinations),
+            totals: Totals::sum(&destinations),
             answers: requests(observed)
                 .iter()
                 .map(|requests| {
@@ -262,19 +264,15 @@ impl Snapshot {
 }
 
 impl Totals {
-    fn sum(observed: &Observed, history: &History, now: Mono, destinations: &[Destination]) -> Self {
-        let accepted_rate = |(index, gate): (usize, &&'static Gate)| {
-            let point = Point::read(&books(gate), &gate.status);
-            history.rate(index, now, &point, |point| point.accepted)
-        };
-        let rates = observed.gates.iter().enumerate().map(accepted_rate);
-        let mut totals = Self {
-            // Every destination takes every push, so the largest count is the pushes; a reading in between may lag by a few.
-            accepted_pushes_per_second: rates.fold(0.0, f64::max),
-            ..Self::default()
-        };
+    fn sum(destinations: &[Destination]) -> Self {
+        let mut totals = Self::default();
         for one in destinations {
+            // Every destination takes every push, so the largest count is that of the pushes; a reading taken a moment
+            // earlier lags by a few.
             totals.accepted_pushes = totals.accepted_pushes.max(one.accepted_parcels);
+            totals.accepted_pushes_per_second = totals
+                .accepted_pushes_per_second
+                .max(one.accepted_parcels_per_second);
             totals.delivered_parcels += one.delivered.parcels;
             totals.delivered_parcels_per_second += one.delivered_parcels_per_second;
             totals.held_parcels += one.queued_parcels + one.in_flight_parcels;
@@ -335,6 +333,7 @@ impl Destination {
             connections: status.connections(),
             attempts: status.attempts(),
             retries: status.retries(),
+            accepted_parcels_per_second: history.rate(index, now, &point, |point| point.accepted),
             delivered_parcels_per_second: history.rate(index, now, &point, |point| point.delivered),
             delivered_bytes_per_second: history.rate(index, now, &point, |point| point.delivered_bytes),
             latency: Latency {

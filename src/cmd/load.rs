@@ -30,13 +30,14 @@ use url::Url;
 use crate::config::units;
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::engine::{EngineChoice, probe};
-use crate::runtime::{CoreId, start_core};
+use crate::runtime::{CoreId, Engine, start_core};
 
 use bodies::{Kind, Recipe, Route};
 use connection::{Live, Run, run_core};
 use mix::SizeMix;
 use pace::{Gate, Schedule};
-use report::{Report, Setup, SizePart, Tally};
+pub(super) use report::{Latencies, Report};
+use report::{Setup, SizePart, Tally};
 
 /// Requests of one run: as many as a mark has numbers.
 const REQUESTS_MAX: u64 = 1 << 32;
@@ -111,6 +112,9 @@ pub struct Args {
     /// Neither a progress bar nor a summary; default off.
     #[arg(long)]
     pub quiet: bool,
+    /// Keep latencies apart for someone who looks while it runs (`pyrotee demo`).
+    #[arg(skip)]
+    pub watched: bool,
 }
 
 /// `--route`
@@ -157,77 +161,150 @@ pub enum IngestFormat {
 /// When the flags contradict each other, the URL cannot be resolved, the engine cannot be had, or the report cannot be
 /// written. Failed requests are no error but an exit code of 1.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let address = resolve(&args.url)?;
-    ensure!(
-        args.connections >= u32::from(args.cores),
-        "--connections {} is less than --cores {}; each core needs one",
-        args.connections,
-        args.cores
-    );
-    let kinds = make_kinds(&args)?;
-    let cycle = make_cycle(&args);
-    let verdict = probe(args.engine)?;
-
-    let started_unix = clock::unix_now();
-    let start = clock::now().after(START_DELAY);
-    let total = args.warmup + args.duration;
-    let cores = u64::from(args.cores);
-    let requests = args.requests.unwrap_or(REQUESTS_MAX);
-    let run_id = fastrand::u32(..);
-    let run = Arc::new(Run {
-        address,
-        kinds,
-        cycle,
-        services: u64::from(args.services),
-        run: run_id,
-        connection_per_request: args.connection_per_request,
-        timeout: args.timeout,
-        cores,
-        requests,
-        start,
-        measure_from: start.after(args.warmup),
-        deadline: start.after(total),
-        stop: AtomicBool::new(false),
-        schedule: args.rate.map(|rate| Schedule {
-            start,
-            rate,
-            tickets: requests,
-            cores,
-        }),
-    });
-    let setup = Setup {
-        version: env!("CARGO_PKG_VERSION"),
-        url: args.url.to_string(),
-        mode: if args.rate.is_some() { "open" } else { "closed" },
-        rate: args.rate,
-        engine: verdict.engine.to_string(),
-        cores: usize::from(args.cores),
-        connections: args.connections as usize,
-        connection_per_request: args.connection_per_request,
-        route: args.route.name(),
-        gzip: args.gzip,
-        sizes: args
-            .size
-            .parts
-            .iter()
-            .map(|(bytes, weight)| SizePart {
-                bytes: *bytes,
-                weight: *weight,
-            })
-            .collect(),
-        services: args.services as usize,
-        labels: args.labels as usize,
-        run: format!("{run_id:08x}"),
-        started_unix_ms: u64::try_from(started_unix.as_millis()).unwrap_or(u64::MAX),
-        warmup_seconds: args.warmup.as_secs_f64(),
-    };
-
-    let team = Team::start(&run, &args, verdict.engine)?;
-    let tally = team.finish(&run, start, &args)?;
-    let report = Report::new(setup, &tally, run.measure_from);
+    let running = Running::start(&args, probe(args.engine)?.engine)?;
+    running.watch(&args)?;
+    let report = running.finish()?;
     write_report(&report, &args)?;
     let bad = report.failed() > 0 && !args.allow_errors;
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A run under way.
+pub(super) struct Running {
+    run: Arc<Run>,
+    setup: Setup,
+    team: Team,
+}
+
+impl Running {
+    /// Makes the bodies and starts the threads.
+    ///
+    /// # Errors
+    /// When the flags contradict each other, the URL cannot be resolved, or a thread cannot be had.
+    pub fn start(args: &Args, engine: Engine) -> anyhow::Result<Self> {
+        let address = resolve(&args.url)?;
+        ensure!(
+            args.connections >= u32::from(args.cores),
+            "--connections {} is less than --cores {}; each core needs one",
+            args.connections,
+            args.cores
+        );
+        let kinds = make_kinds(args)?;
+        let started_unix = clock::unix_now();
+        let start = clock::now().after(START_DELAY);
+        let cores = u64::from(args.cores);
+        let requests = args.requests.unwrap_or(REQUESTS_MAX);
+        let run = Arc::new(Run {
+            address,
+            kinds,
+            cycle: make_cycle(args),
+            services: u64::from(args.services),
+            run: fastrand::u32(..),
+            connection_per_request: args.connection_per_request,
+            timeout: args.timeout,
+            cores,
+            requests,
+            start,
+            measure_from: start.after(args.warmup),
+            deadline: start.after(args.warmup + args.duration),
+            stop: AtomicBool::new(false),
+            schedule: args.rate.map(|rate| Schedule {
+                start,
+                rate,
+                tickets: requests,
+                cores,
+            }),
+        });
+        let setup = Setup {
+            version: env!("CARGO_PKG_VERSION"),
+            url: args.url.to_string(),
+            mode: if args.rate.is_some() { "open" } else { "closed" },
+            rate: args.rate,
+            engine: engine.to_string(),
+            cores: usize::from(args.cores),
+            connections: args.connections as usize,
+            connection_per_request: args.connection_per_request,
+            route: args.route.name(),
+            gzip: args.gzip,
+            sizes: args
+                .size
+                .parts
+                .iter()
+                .map(|(bytes, weight)| SizePart {
+                    bytes: *bytes,
+                    weight: *weight,
+                })
+                .collect(),
+            services: args.services as usize,
+            labels: args.labels as usize,
+            run: format!("{:08x}", run.run),
+            started_unix_ms: u64::try_from(started_unix.as_millis()).unwrap_or(u64::MAX),
+            warmup_seconds: args.warmup.as_secs_f64(),
+        };
+        let team = Team::start(&run, args, engine)?;
+        Ok(Self { run, setup, team })
+    }
+
+    /// Ends it early.
+    pub fn stop(&self) {
+        self.run.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether every thread has ended.
+    pub fn is_finished(&self) -> bool {
+        self.team.cores.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Requests that have ended, and how many of them failed.
+    pub fn progress(&self) -> (u64, u64) {
+        let sum = |count: fn(&Live) -> u64| self.team.lives.iter().map(|live| count(live)).sum::<u64>();
+        (
+            sum(|live| live.done.load(Ordering::Relaxed)),
+            sum(|live| live.failed.load(Ordering::Relaxed)),
+        )
+    }
+
+    /// Latencies of successes since the last call. Empty unless [`Args::watched`] was set.
+    pub fn take_latencies(&self) -> Latencies {
+        let mut sum = Latencies::default();
+        for live in &self.team.lives {
+            sum.add(&live.take_latencies());
+        }
+        sum
+    }
+
+    /// Waits for the end of all threads and works out the report.
+    ///
+    /// # Errors
+    /// When a core could not start, or panicked.
+    pub fn finish(self) -> anyhow::Result<Report> {
+        let tally = self.team.finish()?;
+        Ok(Report::new(self.setup, &tally, self.run.measure_from))
+    }
+
+    /// Shows the progress until the end, and ends the run early when asked to (SIGINT, SIGTERM).
+    fn watch(&self, args: &Args) -> anyhow::Result<()> {
+        let bar = progress_bar(args);
+        let control = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        control.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (mut interrupt, mut terminate) =
+                (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+            let mut step = tokio::time::interval(PROGRESS_STEP);
+            while !self.is_finished() {
+                tokio::select! {
+                    _ = step.tick() => show_progress(&bar, self.progress(), self.run.start, args),
+                    _ = interrupt.recv() => self.stop(),
+                    _ = terminate.recv() => self.stop(),
+                }
+            }
+            anyhow::Ok(())
+        })?;
+        bar.finish_and_clear();
+        Ok(())
+    }
 }
 
 /// The threads of a run.
@@ -239,7 +316,7 @@ struct Team {
 }
 
 impl Team {
-    fn start(run: &Arc<Run>, args: &Args, engine: crate::runtime::Engine) -> anyhow::Result<Self> {
+    fn start(run: &Arc<Run>, args: &Args, engine: Engine) -> anyhow::Result<Self> {
         let gates: Option<Vec<Arc<Gate>>> = run
             .schedule
             .map(|_| (0..run.cores).map(|_| Arc::default()).collect());
@@ -249,7 +326,7 @@ impl Team {
         for index in 0..usize::from(args.cores) {
             // Connections as even as they go: the first cores have one more.
             let connections = (args.connections as usize - index).div_ceil(usize::from(args.cores));
-            let live = Arc::new(Live::default());
+            let live = Arc::new(Live::new(args.watched));
             lives.push(live.clone());
             let gate = gates.as_ref().map(|gates| gates[index].clone());
             let (run, sender) = (run.clone(), sender.clone());
@@ -275,27 +352,8 @@ impl Team {
         })
     }
 
-    /// Waits for the end, shows the progress, and ends the run early when asked to (SIGINT, SIGTERM).
-    fn finish(self, run: &Run, start: Mono, args: &Args) -> anyhow::Result<Tally> {
-        let bar = progress_bar(args);
-        let control = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        control.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let (mut interrupt, mut terminate) =
-                (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-            let mut step = tokio::time::interval(PROGRESS_STEP);
-            while !self.cores.iter().all(JoinHandle::is_finished) {
-                tokio::select! {
-                    _ = step.tick() => show_progress(&bar, &self.lives, start, args),
-                    _ = interrupt.recv() => run.stop.store(true, Ordering::Relaxed),
-                    _ = terminate.recv() => run.stop.store(true, Ordering::Relaxed),
-                }
-            }
-            anyhow::Ok(())
-        })?;
-        bar.finish_and_clear();
+    /// Waits for the end of all threads.
+    fn finish(self) -> anyhow::Result<Tally> {
         for core in self.cores {
             core.join()
                 .map_err(|_| anyhow::anyhow!("a core panicked"))?
@@ -381,10 +439,7 @@ fn progress_bar(args: &Args) -> ProgressBar {
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss
 )] // for display
-fn show_progress(bar: &ProgressBar, lives: &[Arc<Live>], start: Mono, args: &Args) {
-    let sum = |count: fn(&Live) -> u64| lives.iter().map(|live| count(live)).sum::<u64>();
-    let done = sum(|live| live.done.load(Ordering::Relaxed));
-    let failed = sum(|live| live.failed.load(Ordering::Relaxed));
+fn show_progress(bar: &ProgressBar, (done, failed): (u64, u64), start: Mono, args: &Args) {
     let seconds = clock::now().since(start).as_secs_f64();
     let by_time = seconds / (args.warmup + args.duration).as_secs_f64();
     let by_count = args

@@ -105,7 +105,7 @@ async fn serve(plan: Plan, verdict: engine::Verdict) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-async fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(super) async fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bound = TcpListener::bind(address).await;
     bound.with_context(|| format!("--admin {address}: cannot bind; is another process using it?"))
 }
@@ -143,7 +143,7 @@ fn start_logging(plan: &Plan) {
 
 /// A core that panics would leave its connections and queues behind in silence: better to end as a whole, loudly, and be
 /// started again.
-fn abort_on_panic() {
+pub(super) fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);

@@ -21,7 +21,7 @@ mod stats;
 mod verify;
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -33,12 +33,13 @@ use arc_swap::ArcSwap;
 
 use crate::config::units;
 use crate::runtime::engine::{EngineChoice, probe};
-use crate::runtime::{CoreId, socket, start_core};
+use crate::runtime::{CoreId, Engine, socket, start_core};
 
 use faults::{FaultArgs, Faults};
 use record::Recorder;
 use seen::Seen;
-use stats::{CoreStats, Stats};
+use stats::CoreStats;
+pub(super) use stats::Stats;
 
 /// How often the control thread looks whether all cores are alive.
 const CORES_LOOK: Duration = Duration::from_millis(500);
@@ -106,22 +107,7 @@ impl Sink {
 /// When an address, a file or the engine cannot be had, each before the first line is printed.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let verdict = probe(args.engine)?;
-    let recorder = args.record.as_ref().map(|file| {
-        Recorder::create(file, args.record_bodies.as_deref())
-            .with_context(|| format!("--record {}: cannot be written", file.display()))
-    });
-    let recorder = recorder.transpose()?;
-    let listeners = socket::listeners(args.listen, usize::from(args.cores))
-        .with_context(|| format!("--listen {}: cannot listen there", args.listen))?;
-    let address = listeners[0].local_addr()?;
-    let sink = Arc::new(Sink {
-        verify: args.verify,
-        recorder,
-        body_bytes_max: args.body_limit,
-        faults: Arc::new(ArcSwap::from_pointee(Faults::new(&args.faults))),
-        seen: Mutex::default(),
-        cores: listeners.iter().map(|_| Arc::default()).collect(),
-    });
+    let bound = Bound::new(&args)?;
     let control = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -134,14 +120,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Before the first line: whoever has read it may send a signal.
     let signals = control.block_on(async { Signals::new() })?;
 
-    let cores = listeners.into_iter().enumerate().map(|(index, listener)| {
-        let (sink, stats) = (sink.clone(), sink.cores[index].clone());
-        start_core(CoreId(index), verdict.engine, None, move || {
-            connection::accept(listener, sink, stats)
-        })
-    });
-    let cores = cores.collect::<Result<Vec<_>, _>>()?;
-    let mut first_lines = format!("listening on {address}\n");
+    let running = bound.start(verdict.engine)?;
+    let mut first_lines = format!("listening on {}\n", running.address);
     if let Some(admin) = &admin {
         first_lines += &format!("admin on {}\n", admin.local_addr()?);
     }
@@ -150,17 +130,99 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     control.block_on(async {
         if let Some(admin) = admin {
-            let service = axum::serve(admin, admin::router(sink.clone()));
+            let service = axum::serve(admin, admin::router(running.sink.clone()));
             tokio::spawn(async move { service.await });
         }
         tokio::select! {
             () = signals.wait() => Ok(()),
-            () = first_end(&cores) => Err(anyhow::anyhow!("a core ended: the ring or the listener cannot be used")),
+            () = first_end(&running.cores) => Err(anyhow::anyhow!("a core ended: the ring or the listener cannot be used")),
         }
     })?;
     // Whoever started us may have left; that is no failure.
-    let _ = std::io::stdout().write_all(summary(&sink.stats()).as_bytes());
+    let _ = std::io::stdout().write_all(summary(&running.stats()).as_bytes());
     Ok(ExitCode::SUCCESS)
+}
+
+/// A sink that has its address and its files, and receives nothing yet.
+struct Bound {
+    sink: Arc<Sink>,
+    listeners: Vec<TcpListener>,
+    address: SocketAddr,
+}
+
+impl Bound {
+    fn new(args: &Args) -> anyhow::Result<Self> {
+        let recorder = args.record.as_ref().map(|file| {
+            Recorder::create(file, args.record_bodies.as_deref())
+                .with_context(|| format!("--record {}: cannot be written", file.display()))
+        });
+        let recorder = recorder.transpose()?;
+        let listeners = socket::listeners(args.listen, usize::from(args.cores))
+            .with_context(|| format!("--listen {}: cannot listen there", args.listen))?;
+        let address = listeners[0].local_addr()?;
+        let sink = Arc::new(Sink {
+            verify: args.verify,
+            recorder,
+            body_bytes_max: args.body_limit,
+            faults: Arc::new(ArcSwap::from_pointee(Faults::new(&args.faults))),
+            seen: Mutex::default(),
+            cores: listeners.iter().map(|_| Arc::default()).collect(),
+        });
+        Ok(Self {
+            sink,
+            listeners,
+            address,
+        })
+    }
+
+    fn start(self, engine: Engine) -> std::io::Result<Running> {
+        let Self {
+            sink,
+            listeners,
+            address,
+        } = self;
+        let cores = listeners.into_iter().enumerate().map(|(index, listener)| {
+            let (sink, stats) = (sink.clone(), sink.cores[index].clone());
+            start_core(CoreId(index), engine, None, move || {
+                connection::accept(listener, sink, stats)
+            })
+        });
+        let cores = cores.collect::<Result<Vec<_>, _>>()?;
+        Ok(Running { sink, cores, address })
+    }
+}
+
+/// A sink that receives, until its process ends.
+pub(super) struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    sink: Arc<Sink>,
+    cores: Vec<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Running {
+    /// Starts one inside this process. `--admin` is for [`run`] alone.
+    ///
+    /// # Errors
+    /// When the address, a file or a thread cannot be had.
+    pub fn start(args: &Args, engine: Engine) -> anyhow::Result<Self> {
+        Ok(Bound::new(args)?.start(engine)?)
+    }
+
+    /// What it has counted so far.
+    pub fn stats(&self) -> Stats {
+        self.sink.stats()
+    }
+
+    /// Replaces its faults; `line` is written like the flags, and empty for none.
+    ///
+    /// # Errors
+    /// What is wrong with the line.
+    pub fn set_faults(&self, line: &str) -> Result<(), String> {
+        let args = faults::parse_line(line)?;
+        self.sink.faults.store(Arc::new(Faults::new(&args)));
+        Ok(())
+    }
 }
 
 /// Ends when a core has; none ever should.

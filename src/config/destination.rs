@@ -103,6 +103,10 @@ pub struct DestinationPlan {
     pub max_backoff: Duration,
     /// Attempts in all; 0 = until `max_age`.
     pub max_retries: u32,
+    /// Whether a rate limit (429) is worth another attempt. Alloy's `retry_on_http_429`, true by default.
+    pub retry_on_http_429: bool,
+    /// Whether 307 and 308 are followed. Alloy's `follow_redirects`, true by default.
+    pub follow_redirects: bool,
 }
 
 /// What a destination takes over from the flags where its `--to` says nothing.
@@ -149,6 +153,8 @@ impl DestinationPlan {
             min_backoff: defaults.min_backoff,
             max_backoff: defaults.max_backoff,
             max_retries: defaults.max_retries,
+            retry_on_http_429: true,
+            follow_redirects: true,
         };
         let mut seen: Vec<&str> = Vec::new();
         for piece in pieces {
@@ -199,6 +205,11 @@ impl DestinationPlan {
                 .parse::<u32>()
                 .map_err(|_| format!("{key}={value}: expected a whole number"))
         };
+        let truth = || {
+            value
+                .parse::<bool>()
+                .map_err(|_| format!("{key}={value}: expected true or false"))
+        };
         let named = |error: String| format!("{key}={value}: {error}");
         match key {
             "queue-limit" => self.queue_limit = parse_size(value).map_err(named)?,
@@ -208,10 +219,12 @@ impl DestinationPlan {
             "min-backoff" => self.min_backoff = parse_duration(value).map_err(named)?,
             "max-backoff" => self.max_backoff = parse_duration(value).map_err(named)?,
             "max-retries" => self.max_retries = number()?,
+            "retry-on-http-429" => self.retry_on_http_429 = truth()?,
+            "follow-redirects" => self.follow_redirects = truth()?,
             _ => {
                 return Err(format!(
                     "unknown option '{key}'; known: queue-limit, max-age, inflight, remote-timeout, min-backoff, \
-                     max-backoff, max-retries, header.NAME"
+                     max-backoff, max-retries, retry-on-http-429, follow-redirects, header.NAME"
                 ));
             }
         }

@@ -250,7 +250,7 @@ fn destinations(flags: &Flags, queue_limit: u64, errors: &mut Errors) -> Vec<Des
 }
 
 /// A `--to` value with user, password and header values hidden.
-fn masked(text: &str) -> String {
+pub fn masked(text: &str) -> String {
     let mut out = text.to_owned();
     if let (Some(scheme), Some(at)) = (out.find("://"), out.rfind('@'))
         && scheme + 3 < at

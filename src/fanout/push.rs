@@ -153,6 +153,14 @@ impl Push {
         self.bytes + (PUSH_BYTES + self.query.len() + self.fields.len()) as u64
     }
 
+    /// The first `Content-Type` in [`Push::fields`].
+    pub fn content_type(&self) -> Option<&[u8]> {
+        const NAME: &[u8] = b"Content-Type: ";
+        let mut lines = self.fields.split(|byte| *byte == b'\n');
+        let value = lines.find_map(|line| line.strip_prefix(NAME));
+        value.map(<[u8]>::trim_ascii)
+    }
+
     /// Whether a client waits for this push's outcomes.
     pub fn is_awaited(&self) -> bool {
         self.ack.mode != AckMode::Detached

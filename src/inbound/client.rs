@@ -88,7 +88,8 @@ enum BodyState {
 }
 
 impl Client {
-    /// Serves one request. Returns whether the connection goes on.
+    /// Serves one request. Returns whether the connection goes on. A request may be on its way when a shutdown begins, so
+    /// even then it is waited for, a moment.
     async fn serve_one(&mut self) -> bool {
         let plan = self.inbound.setup.plan.clone();
         if !self.inlet.has_bytes() {

@@ -52,11 +52,14 @@ const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// After the shutdown has begun, how long nobody may have come for the listener to close.
 const LAST_ACCEPT_WAIT: Duration = Duration::from_millis(5);
+/// How long it stays open at most, where somebody always comes.
+const LAST_ACCEPTS_MAX: Duration = Duration::from_millis(100);
 
 /// Client connections of the whole process.
 #[derive(Debug)]
 pub struct Connections {
     open: AtomicUsize,
+    accepting: AtomicUsize,
     limit: usize,
     /// Rung for one who waits when a place is given back.
     room: Notify,
@@ -69,15 +72,21 @@ impl Connections {
     pub fn new(limit: usize) -> Self {
         Self {
             open: AtomicUsize::new(0),
+            accepting: AtomicUsize::new(0),
             limit,
             room: Notify::new(),
             wanted: Notify::new(),
         }
     }
 
-    /// Open now.
+    /// Open now. When none is, everything that one has offered is on its queue.
     pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Listeners that still take connections. When none does, [`Connections::open`] does not grow any more.
+    pub fn accepting(&self) -> usize {
+        self.accepting.load(Ordering::Acquire)
     }
 
     /// `--conn-limit`.
@@ -88,6 +97,13 @@ impl Connections {
     /// Whether there is no place left.
     fn is_full(&self) -> bool {
         self.open() >= self.limit
+    }
+
+    fn begin_accepting(self: &Arc<Self>) -> Accepting {
+        self.accepting.fetch_add(1, Ordering::AcqRel);
+        Accepting {
+            connections: self.clone(),
+        }
     }
 
     fn try_enter(self: &Arc<Self>) -> Option<Place> {
@@ -113,6 +129,17 @@ impl Drop for Place {
         if before >= self.connections.limit {
             self.connections.room.notify_one();
         }
+    }
+}
+
+/// A listener that takes connections, until it is dropped.
+struct Accepting {
+    connections: Arc<Connections>,
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.connections.accepting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -159,7 +186,8 @@ impl Inbound {
         });
         for listener in listeners {
             let listener = TcpListener::from_std(listener)?;
-            monoio::spawn(inbound.clone().accept(listener));
+            let accepting = inbound.setup.connections.begin_accepting();
+            monoio::spawn(inbound.clone().accept(listener, accepting));
         }
         monoio::spawn(inbound.clone().follow_phase());
         monoio::spawn(inbound.clone().make_room_for_others());
@@ -184,12 +212,12 @@ impl Inbound {
         loop {
             connections.wanted.notified().await;
             if connections.is_full() {
-                self.sweeper.close_longest_idle();
+                self.sweeper.close_longest_idle(clock::now());
             }
         }
     }
 
-    async fn accept(self: Rc<Self>, listener: TcpListener) {
+    async fn accept(self: Rc<Self>, listener: TcpListener, under_way: Accepting) {
         let mut phase = self.setup.phase.clone();
         let mut crowded = false;
         let mut logged_until = Mono::default();
@@ -216,10 +244,17 @@ impl Inbound {
             }
         }
         // Clients whose handshake the kernel has finished already are not left behind.
-        while let Ok(Ok((stream, _))) = monoio::time::timeout(LAST_ACCEPT_WAIT, accepting.as_mut()).await {
+        let last = clock::now().after(LAST_ACCEPTS_MAX);
+        while clock::now() < last
+            && let Ok(Ok((stream, _))) = monoio::time::timeout(LAST_ACCEPT_WAIT, accepting.as_mut()).await
+        {
             accepting.set(listener.accept());
             self.clone().admit(stream, true).await;
         }
+        // The accept under way keeps the listener open until the kernel has torn the ring down, which is after the process
+        // has ended: somebody may want the address before.
+        socket::stop(listener.as_raw_fd());
+        drop(under_way);
     }
 
     /// Serves the connection, or refuses it when there is no room. Returns whether there was none.
@@ -246,7 +281,7 @@ impl Inbound {
                     return place;
                 }
                 let room = connections.room.notified();
-                if !self.sweeper.close_longest_idle() {
+                if !self.sweeper.close_longest_idle(clock::now()) {
                     // The cores are asked in turn; one that has none either is followed by the next.
                     connections.wanted.notify_one();
                 }

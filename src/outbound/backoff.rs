@@ -1,7 +1,8 @@
 //! How long to wait before a retry. Pure.
 //!
 //! The intervals are those of dskit, which Alloy uses (WIRE.md 4.4): before retry r the wait is uniform in
-//! `[min·2^(r−1), min·2^r)`, both ends capped at `max`; and never shorter than the destination's `Retry-After`.
+//! `[min·2^(r−1), min·2^r)` with the upper end capped at `max`, and once that is reached the interval stays; and never
+//! shorter than the destination's `Retry-After`.
 
 use std::time::Duration;
 
@@ -13,12 +14,17 @@ pub fn wait(
     retry_after: Option<Duration>,
     random: f64,
 ) -> Duration {
-    let doublings = retry.saturating_sub(1).min(31);
-    let low = min.saturating_mul(1 << doublings).min(max);
+    let mut low = min;
+    // At most 64 rounds: a duration does not double more often before it is beyond every limit.
+    for _ in 1..retry.min(64) {
+        // The last interval is the one that reaches the cap; from then on dskit keeps it.
+        if low.saturating_mul(2) >= max {
+            break;
+        }
+        low *= 2;
+    }
     let high = low.saturating_mul(2).min(max);
-    // Once the cap is reached dskit keeps its last interval, [max/2, max).
-    let low = if low == max { (max / 2).max(min) } else { low };
-    let own = low + (high.saturating_sub(low)).mul_f64(random);
+    let own = low + high.saturating_sub(low).mul_f64(random);
     own.max(retry_after.unwrap_or_default())
 }
 
@@ -36,6 +42,8 @@ mod tests {
             (3, 2000, 4000),
             (9, 128_000, 256_000),
             (10, 256_000, 300_000),
+            (11, 256_000, 300_000),
+            (99, 256_000, 300_000),
         ] {
             assert_eq!(
                 wait(retry, MS(500), MS(300_000), None, 0.0),

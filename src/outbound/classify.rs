@@ -42,9 +42,27 @@ pub enum Decision {
     GiveUp(Outcome),
 }
 
-/// Decides what `reply` to a request on `route` means.
-pub fn classify(route: Route, reply: &Reply) -> Decision {
-    let status = reply.status;
+/// What the operator says about answers that could be taken either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leniency {
+    /// Whether a rate limit is retried.
+    pub retry_on_http_429: bool,
+    /// Whether 307 and 308 are followed.
+    pub follow_redirects: bool,
+}
+
+/// The request that was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Its route.
+    pub route: Route,
+    /// Its `Content-Type`, which a Connect server repeats.
+    pub content_type: Option<&'a [u8]>,
+}
+
+/// Decides what `reply` to `asked` means.
+pub fn classify(asked: Asked<'_>, reply: &Reply, leniency: Leniency) -> Decision {
+    let (status, route) = (reply.status, asked.route);
     let code = match route {
         Route::Ingest => None,
         Route::Push => connect::error_code(status, reply.content_type.as_deref(), &reply.body),
@@ -54,6 +72,19 @@ pub fn classify(route: Route, reply: &Reply) -> Decision {
         after: reply.retry_after,
         code,
     };
+    let is_limit = match (code, status) {
+        (Some(code), _) => code == Code::ResourceExhausted,
+        (None, 429) => true,
+        (None, 422) => says_resource_exhausted(&reply.body),
+        _ => false,
+    };
+    if is_limit {
+        return if leniency.retry_on_http_429 {
+            retry
+        } else {
+            give_up(DropReason::Rejected)
+        };
+    }
     if let Some(code) = code {
         return if is_retryable(code) {
             retry
@@ -62,13 +93,14 @@ pub fn classify(route: Route, reply: &Reply) -> Decision {
         };
     }
     match status {
-        // A Connect server repeats the codec of the request; anything else at 200 is not one (row 119).
-        200 if route == Route::Push && !is_connect(reply.content_type.as_deref()) => retry,
+        // Anything else at 200 than what was asked in is no Pyroscope: a login page, another server (row 119).
+        200 if route == Route::Push && !is_same_type(reply.content_type.as_deref(), asked.content_type) => {
+            retry
+        }
         200..=299 => Decision::Delivered,
-        307 | 308 if reply.location.is_some() => Decision::Follow,
+        307 | 308 if leniency.follow_redirects && reply.location.is_some() => Decision::Follow,
         300..=399 => give_up(DropReason::Redirected),
-        408 | 429 => retry,
-        422 if says_resource_exhausted(&reply.body) => retry,
+        408 => retry,
         501 => give_up(DropReason::Rejected),
         500..=599 => retry,
         _ => give_up(refusal(status)),
@@ -87,7 +119,6 @@ fn is_retryable(code: Code) -> bool {
     matches!(
         code,
         Code::Unavailable
-            | Code::ResourceExhausted
             | Code::Aborted
             | Code::DeadlineExceeded
             | Code::Internal
@@ -96,17 +127,16 @@ fn is_retryable(code: Code) -> bool {
     )
 }
 
-/// Protobuf, or JSON where `--labels verbatim` passed a JSON request on.
-fn is_connect(content_type: Option<&[u8]>) -> bool {
-    content_type.is_some_and(|value| {
-        let essence = value
-            .split(|byte| *byte == b';')
-            .next()
-            .unwrap_or_default()
-            .trim_ascii();
-        essence.eq_ignore_ascii_case(b"application/proto")
-            || essence.eq_ignore_ascii_case(b"application/json")
-    })
+/// Whether two content types are the same but for case and parameters.
+fn is_same_type(one: Option<&[u8]>, other: Option<&[u8]>) -> bool {
+    fn essence(value: &[u8]) -> &[u8] {
+        let parameters = value.iter().position(|byte| *byte == b';');
+        value[..parameters.unwrap_or(value.len())].trim_ascii()
+    }
+    match (one, other) {
+        (Some(one), Some(other)) => essence(one).eq_ignore_ascii_case(essence(other)),
+        _ => false,
+    }
 }
 
 /// Pyroscope answered a rate limit on `/ingest` with 422 until 2026-07 (USERS.md section 2).
@@ -128,8 +158,22 @@ mod tests {
         }
     }
 
+    const LENIENT: Leniency = Leniency {
+        retry_on_http_429: true,
+        follow_redirects: true,
+    };
+
+    fn asked(route: Route) -> Asked<'static> {
+        let content_type: Option<&[u8]> = (route == Route::Push).then_some(b"application/proto");
+        Asked { route, content_type }
+    }
+
     fn word(route: Route, reply: &Reply) -> &'static str {
-        match classify(route, reply) {
+        word_of(classify(asked(route), reply, LENIENT))
+    }
+
+    fn word_of(decision: Decision) -> &'static str {
+        match decision {
             Decision::Delivered => "delivered",
             Decision::Retry { .. } => "retry",
             Decision::Follow => "follow",
@@ -168,6 +212,27 @@ mod tests {
     }
 
     #[test]
+    fn the_operator_may_be_strict() {
+        let strict = Leniency {
+            retry_on_http_429: false,
+            follow_redirects: false,
+        };
+        let exhausted = r#"{"code":"resource_exhausted","message":"m"}"#;
+        for (route, status, content_type, body, expected) in [
+            (Route::Ingest, 429, "text/plain", "slow down", "rejected"),
+            (Route::Ingest, 422, "application/json", exhausted, "rejected"),
+            (Route::Push, 429, "text/plain", "slow down", "rejected"),
+            (Route::Push, 429, "application/json", exhausted, "rejected"),
+            (Route::Ingest, 503, "text/plain", "no", "retry"),
+            (Route::Ingest, 307, "", "", "redirected"),
+            (Route::Push, 308, "", "", "redirected"),
+        ] {
+            let decision = classify(asked(route), &reply(status, content_type, body), strict);
+            assert_eq!(word_of(decision), expected, "{route:?} {status}");
+        }
+    }
+
+    #[test]
     fn push_without_connect_goes_by_status() {
         for (status, expected) in [
             (400, "rejected"),
@@ -189,6 +254,31 @@ mod tests {
         );
         assert_eq!(word(Route::Push, &reply(202, "", "")), "delivered");
         assert_eq!(word(Route::Push, &reply(200, "text/html", "<html>")), "retry");
+    }
+
+    #[test]
+    fn a_200_to_a_push_repeats_its_content_type() {
+        for (sent, answered, expected) in [
+            ("application/proto", "application/proto", "delivered"),
+            ("application/proto", "Application/Proto ; x=y", "delivered"),
+            ("application/proto", "application/json", "retry"),
+            ("application/proto", "", "retry"),
+            // --labels verbatim passes a JSON request on as it is.
+            ("application/json; charset=utf-8", "application/json", "delivered"),
+            ("application/json", "application/proto", "retry"),
+            (
+                "application/grpc-web+proto",
+                "application/grpc-web+proto",
+                "delivered",
+            ),
+        ] {
+            let asked = Asked {
+                route: Route::Push,
+                content_type: Some(sent.as_bytes()),
+            };
+            let decision = classify(asked, &reply(200, answered, ""), LENIENT);
+            assert_eq!(word_of(decision), expected, "{sent}: {answered}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::addresses::{Addresses, Resolver};
-use super::classify::{Decision, Reply, classify};
+use super::classify::{Asked, Decision, Leniency, Reply, classify};
 use super::connection::{AttemptError, Connection, Scratch};
 use super::desk::{Desk, Limits, Trouble};
 use super::head::{Aim, HeadWriter};
@@ -186,7 +186,7 @@ impl Destination {
         status.attempted(parcel.attempts > 0);
         status.observe(route, Span::Downstream, now.since(started));
         let decision = match &result {
-            Ok(reply) => classify(route, reply),
+            Ok(reply) => classify(asked(parcel.ticket.push()), reply, self.leniency()),
             Err(error) => {
                 self.note_trouble(&error.to_string());
                 self.setup.addresses.stale.notify_one();
@@ -246,6 +246,13 @@ impl Destination {
         self.note_change(changed);
     }
 
+    fn leniency(&self) -> Leniency {
+        Leniency {
+            retry_on_http_429: self.setup.plan.retry_on_http_429,
+            follow_redirects: self.setup.plan.follow_redirects,
+        }
+    }
+
     fn note_trouble(&self, text: &str) {
         tracing::debug!(destination = %self.setup.gate.name, problem = text, "attempt failed");
         self.setup.gate.status.failed(text.to_owned());
@@ -272,6 +279,13 @@ impl Destination {
         if changed || self.desk.borrow().wake_at(clock::now()).is_some() {
             gate.doorbell.ring();
         }
+    }
+}
+
+fn asked(push: &Push) -> Asked<'_> {
+    Asked {
+        route: push.route,
+        content_type: push.content_type(),
     }
 }
 
@@ -316,12 +330,12 @@ impl Lane {
     async fn attempt(&mut self, push: &Arc<Push>, started: Mono) -> Result<Reply, AttemptError> {
         let destination = self.destination.clone();
         let setup = &destination.setup;
-        let deadline = self.deadline(push, started);
+        let deadline = started.after(setup.plan.remote_timeout);
         let own = setup.head.aim(push.route);
         let mut reply = self.exchange(push, own, deadline).await?;
         let mut detour: Option<Detour> = None;
         for _ in 0..REDIRECTS_MAX {
-            if classify(push.route, &reply) != Decision::Follow {
+            if classify(asked(push), &reply, destination.leniency()) != Decision::Follow {
                 break;
             }
             let from = detour.as_ref().map_or((own.authority, own.path), |detour| {
@@ -343,16 +357,6 @@ impl Lane {
             detour = Some(next);
         }
         Ok(reply)
-    }
-
-    /// The attempt's limit, or the client's where it waits for less.
-    fn deadline(&self, push: &Push, started: Mono) -> Mono {
-        let own = started.after(self.destination.setup.plan.remote_timeout);
-        if push.is_awaited() {
-            own.min(push.client_deadline)
-        } else {
-            own
-        }
     }
 
     /// One request and its answer on this lane's connection. A connection that turns out stale is replaced at once.
@@ -411,10 +415,11 @@ impl Lane {
 
     fn load(&mut self, push: &Arc<Push>, aim: Aim<'_>, deadline: Mono) {
         let head = &self.destination.setup.head;
-        let left_ms = u64::try_from(left(deadline).as_millis()).unwrap_or(u64::MAX);
+        let told = told_limit(push, left(deadline), clock::now());
+        let told_ms = u64::try_from(told.as_millis()).unwrap_or(u64::MAX);
         self.scratch
             .gather
-            .load(push, |out| head.write(out, push, aim, left_ms));
+            .load(push, |out| head.write(out, push, aim, told_ms));
     }
 
     /// The lane's connection, if it can be used: alive, and to an address that the name still has.
@@ -449,6 +454,18 @@ fn left(deadline: Mono) -> Duration {
     deadline.since(clock::now())
 }
 
+/// How long the destination is told to take at most: what is left of the attempt, or of the client's patience where that
+/// is less (WIRE.md 9, row 101). The client's limit is told, not kept: an attempt goes on without the client, or a client
+/// that waits for less than a destination needs would never get a profile there.
+fn told_limit(push: &Push, attempt_left: Duration, now: Mono) -> Duration {
+    let client_left = push.client_deadline.since(now);
+    if push.is_awaited() && client_left >= Duration::from_millis(1) {
+        attempt_left.min(client_left)
+    } else {
+        attempt_left
+    }
+}
+
 /// Where `reply` redirects to, seen from where it was asked. `None` when that is no http URL.
 fn follow((authority, path): (&str, &str), reply: &Reply, own_authority: &str) -> Option<Detour> {
     let location = std::str::from_utf8(reply.location.as_deref()?).ok()?;
@@ -477,6 +494,25 @@ fn follow((authority, path): (&str, &str), reply: &Reply, own_authority: &str) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_client_s_limit_is_told_while_it_waits() {
+        use crate::fanout::AckMode;
+        use crate::fanout::push::tests::push;
+        const MS: fn(u64) -> Duration = Duration::from_millis;
+        let at = |ms| Mono::default().after(MS(ms));
+        for (name, mode, client_deadline, now, told) in [
+            ("nobody waits", AckMode::Detached, at(300), at(0), MS(10_000)),
+            ("waits for ever", AckMode::All, Mono::NEVER, at(0), MS(10_000)),
+            ("waits for less", AckMode::All, at(300), at(100), MS(200)),
+            ("waits for more", AckMode::First, at(60_000), at(0), MS(10_000)),
+            ("has left", AckMode::All, at(300), at(300), MS(10_000)),
+        ] {
+            let mut push = push(1, mode, 1);
+            push.client_deadline = client_deadline;
+            assert_eq!(told_limit(&push, MS(10_000), now), told, "{name}");
+        }
+    }
 
     #[test]
     fn redirects_are_resolved_against_where_they_came_from() {

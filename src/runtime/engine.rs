@@ -73,35 +73,67 @@ pub fn probe(choice: EngineChoice) -> Result<Verdict, EngineRefused> {
             reason: "asked for with --engine epoll".into(),
         });
     }
-    let kernel = kernel_release();
-    let deferred = match try_engine(Engine::IoUring { deferred: true }) {
-        Ok(()) => {
-            return Ok(Verdict {
-                engine: Engine::IoUring { deferred: true },
-                reason: format!("a ring with SINGLE_ISSUER and DEFER_TASKRUN works on Linux {kernel}"),
-            });
-        }
-        Err(error) => error,
-    };
-    if try_engine(Engine::IoUring { deferred: false }).is_ok() {
-        return Ok(Verdict {
-            engine: Engine::IoUring { deferred: false },
-            reason: format!(
-                "a plain ring works on Linux {kernel}, one with DEFER_TASKRUN does not ({deferred}; it needs 6.1)"
-            ),
-        });
-    }
-    let refusal = Refusal::read(&deferred);
-    match choice {
-        EngineChoice::IoUring => Err(EngineRefused {
+    let rings = try_rings();
+    match (rings.verdict(), choice) {
+        (Err(refusal), EngineChoice::IoUring) => Err(EngineRefused {
             reason: refusal.to_string(),
             fix: refusal.fix().to_owned(),
         }),
-        _ => Ok(Verdict {
+        (Err(refusal), _) => Ok(Verdict {
             engine: Engine::Epoll,
             reason: format!("{refusal}; to change it: {}", refusal.fix()),
         }),
+        (Ok(verdict), _) => Ok(verdict),
     }
+}
+
+/// What became of the trials of io_uring.
+#[derive(Debug)]
+pub struct Rings {
+    /// With the flags of DESIGN.md section 3.
+    pub deferred: io::Result<()>,
+    /// Without them; tried only where the one with them fails.
+    pub plain: Option<io::Result<()>>,
+}
+
+/// Tries a ring with the flags we want, and where that fails a plain one.
+pub fn try_rings() -> Rings {
+    let deferred = try_engine(Engine::IoUring { deferred: true });
+    let plain = deferred
+        .is_err()
+        .then(|| try_engine(Engine::IoUring { deferred: false }));
+    Rings { deferred, plain }
+}
+
+impl Rings {
+    /// The ring to take, or why there is none.
+    ///
+    /// # Errors
+    /// When neither works.
+    pub fn verdict(&self) -> Result<Verdict, Refusal> {
+        let kernel = kernel_release();
+        match (&self.deferred, &self.plain) {
+            (Ok(()), _) => Ok(Verdict {
+                engine: Engine::IoUring { deferred: true },
+                reason: format!("a ring with SINGLE_ISSUER and DEFER_TASKRUN works on Linux {kernel}"),
+            }),
+            (Err(error), Some(Ok(()))) => Ok(Verdict {
+                engine: Engine::IoUring { deferred: false },
+                reason: format!(
+                    "a plain ring works on Linux {kernel}, one with DEFER_TASKRUN does not ({error}; it needs 6.1)"
+                ),
+            }),
+            (Err(error), _) => Err(Refusal::read(error)),
+        }
+    }
+}
+
+/// Tries the engine that needs nothing but an ordinary kernel.
+///
+/// # Errors
+/// What went wrong; then nothing can run here.
+pub fn try_epoll() -> io::Result<()> {
+    try_engine(Engine::Epoll)
 }
 
 /// Carries one message through a socket pair under `engine`.
@@ -171,6 +203,17 @@ impl Refusal {
         }
     }
 
+    /// What most likely forbids it.
+    pub fn cause(&self) -> String {
+        match self.cause {
+            Cause::Sysctl(value) => format!("sysctl kernel.io_uring_disabled is {value}"),
+            Cause::Seccomp => "a seccomp filter is active and most likely forbids it".into(),
+            Cause::OldKernel => format!("kernel {} has no io_uring", kernel_release()),
+            Cause::Memory => "not enough (lockable) memory for the ring".into(),
+            Cause::Unknown => "cause unknown".into(),
+        }
+    }
+
     /// What the operator can change.
     pub fn fix(&self) -> &'static str {
         match self.cause {
@@ -189,14 +232,12 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cause = match self.cause {
-            Cause::Sysctl(value) => format!("sysctl kernel.io_uring_disabled is {value}"),
-            Cause::Seccomp => "a seccomp filter is active and most likely forbids it".into(),
-            Cause::OldKernel => format!("kernel {} has no io_uring", kernel_release()),
-            Cause::Memory => "not enough (lockable) memory for the ring".into(),
-            Cause::Unknown => "cause unknown".into(),
-        };
-        write!(f, "io_uring does not work here: {} ({cause})", self.error)
+        write!(
+            f,
+            "io_uring does not work here: {} ({})",
+            self.error,
+            self.cause()
+        )
     }
 }
 

@@ -10,6 +10,11 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 /// Clients that finished their handshake and wait for `accept`. The kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
+/// How long an address that is in use is tried again: the kernel tears down the ring of a killed process after the process
+/// itself has gone, and its listener lives as long (up to 40 ms seen on Linux 6.18).
+const REBIND_WAIT: Duration = Duration::from_millis(500);
+const REBIND_EVERY: Duration = Duration::from_millis(20);
+
 /// Binds `count` listeners to one address. With more than one, the kernel spreads new connections over them
 /// (SO_REUSEPORT), so each core accepts for itself.
 ///
@@ -17,13 +22,26 @@ const BACKLOG: i32 = 4096;
 /// When the address is in use (also by a second pyrotee: SO_REUSEPORT alone would let two share a port and split the
 /// traffic in silence, so exclusive use is tried first), not ours, or not allowed.
 pub fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    let first = bind(address, false)?;
+    let first = bind_patiently(address)?;
     if count <= 1 {
         return Ok(vec![first]);
     }
     let address = first.local_addr()?;
     drop(first);
     (0..count).map(|_| bind(address, true)).collect()
+}
+
+fn bind_patiently(address: SocketAddr) -> io::Result<TcpListener> {
+    let mut left = REBIND_WAIT;
+    loop {
+        match bind(address, false) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && !left.is_zero() => {
+                std::thread::sleep(REBIND_EVERY);
+                left = left.saturating_sub(REBIND_EVERY);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {

@@ -23,6 +23,9 @@ pub const SWEEP_EVERY: Duration = Duration::from_millis(100);
 /// A receive buffer that has waited this long for a request is taken back.
 const BUFFER_IDLE_MAX: Duration = Duration::from_secs(1);
 
+/// A connection that has been idle for less does not make room for others: its client may just be about to send.
+pub const YIELD_IDLE_MIN: Duration = Duration::from_millis(200);
+
 /// All connections of one core.
 #[derive(Default)]
 pub struct Sweeper {
@@ -99,10 +102,12 @@ impl Sweeper {
         ended
     }
 
-    /// Closes the connection that has been idle longest. Returns whether there was one.
-    pub fn close_longest_idle(&self) -> bool {
+    /// Closes the connection that has been idle longest, and for at least [`YIELD_IDLE_MIN`]. Returns whether there was one.
+    pub fn close_longest_idle(&self, now: Mono) -> bool {
         let cells = self.cells.borrow();
-        let longest = cells.iter().filter(|cell| cell.is_idle() && !cell.expired.get());
+        let longest = cells.iter().filter(|cell| {
+            cell.is_idle() && !cell.expired.get() && now.since(cell.idle_since.get()) >= YIELD_IDLE_MIN
+        });
         let Some(cell) = longest.min_by_key(|cell| cell.idle_since.get()) else {
             return false;
         };
@@ -223,16 +228,17 @@ mod tests {
             .iter()
             .map(|(ours, _)| sweeper.watch(ours.as_raw_fd()))
             .collect();
-        assert!(!sweeper.close_longest_idle());
+        assert!(!sweeper.close_longest_idle(at(1000)));
         watches[2].set_idle(at(5), Mono::NEVER);
         watches[1].set_idle(at(3), Mono::NEVER);
-        assert!(sweeper.close_longest_idle());
+        watches[0].set_idle(at(900), Mono::NEVER);
+        assert!(sweeper.close_longest_idle(at(1000)));
         assert_eq!(
             watches.iter().map(Watch::expired).collect::<Vec<_>>(),
             [false, true, false]
         );
-        assert!(sweeper.close_longest_idle());
-        assert!(!sweeper.close_longest_idle());
+        assert!(sweeper.close_longest_idle(at(1000)));
+        assert!(!sweeper.close_longest_idle(at(1000)));
     }
 
     #[test]

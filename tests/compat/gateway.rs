@@ -296,9 +296,18 @@ pub const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// `bytes` in one gzip member.
+/// `bytes` in one gzip member, made quickly.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    compress(bytes, flate2::Compression::fast())
+}
+
+/// `bytes` in one gzip member, as small as can be.
+pub fn gzip_tightly(bytes: &[u8]) -> Vec<u8> {
+    compress(bytes, flate2::Compression::best())
+}
+
+fn compress(bytes: &[u8], level: flate2::Compression) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
     encoder
         .write_all(bytes)
         .and_then(|()| encoder.finish())

@@ -15,10 +15,15 @@ mod scripted;
 
 mod gateway;
 mod grpc_web;
+mod hostile;
 mod ingest;
 mod json;
+mod metrics;
 mod names;
 mod push;
 mod query;
 mod results;
+mod retries;
 mod routing;
+mod secrets;
+mod server;

@@ -110,6 +110,19 @@ impl Gateway {
         })
     }
 
+    /// `http://` and its address.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Ends it like [`Gateway::farewell`]; everything it ever accepted must have been delivered.
+    pub fn end_whole(self) {
+        for (destination, farewell) in self.farewell() {
+            let missing = (farewell.lost(), farewell.undecided);
+            assert_eq!(missing, (0, 0), "{destination}: {farewell:?}");
+        }
+    }
+
     /// Asks it to end, waits for that, and reads the farewell of every destination.
     pub fn farewell(self) -> BTreeMap<String, Farewell> {
         self.process.signal(Signal::TERM);

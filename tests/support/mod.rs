@@ -28,7 +28,7 @@ pub fn engines() -> Vec<&'static str> {
     match probe(EngineChoice::IoUring) {
         Ok(_) => vec!["io_uring", "epoll"],
         Err(refused) => {
-            eprintln!("SKIPPED under io_uring: {refused}");
+            tell(format_args!("SKIPPED under io_uring: {refused}"));
             vec!["epoll"]
         }
     }
@@ -62,7 +62,12 @@ pub fn skip(test: &str, why: impl std::fmt::Display) {
         std::env::var_os("CI").is_none_or(|ci| ci != "true"),
         "{test} must not be skipped in CI: {why}"
     );
-    eprintln!("SKIPPED {test}: {why}");
+    tell(format_args!("SKIPPED {test}: {why}"));
+}
+
+/// One line straight to the terminal: what a passing test prints is not shown.
+pub fn tell(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// A running `pyrotee`, killed when dropped.

@@ -481,8 +481,8 @@ fn latency(latency: &Latency) -> String {
         return "none lately".into();
     }
     let bound = |seconds: Option<f64>| match seconds {
-        Some(seconds) => format!("≤ {}", span(seconds)),
-        None => format!("> {}", span(latency.seconds_max)),
+        Some(seconds) => format!("≤\u{a0}{}", span(seconds)),
+        None => format!(">\u{a0}{}", span(latency.seconds_max)),
     };
     format!("{} / {}", bound(latency.p50_seconds), bound(latency.p99_seconds))
 }
@@ -513,7 +513,7 @@ fn waited(seconds: f64) -> String {
 /// `1 h` rather than `1 h 0 min`: an operator chose it, so it is mostly round.
 fn max_age(seconds: f64) -> String {
     let text = waited(seconds);
-    [" 0 s", " 0 min", " 0 h"]
+    ["\u{a0}0\u{a0}s", "\u{a0}0\u{a0}min", "\u{a0}0\u{a0}h"]
         .iter()
         .find_map(|end| text.strip_suffix(end))
         .unwrap_or(&text)
@@ -603,7 +603,7 @@ mod tests {
         assert_eq!(is_or_are(&["eu", "us"]), "eu and us are");
         assert_eq!(list(&["a", "b", "c", "d"]), "a, b and 2 more");
         assert_eq!(
-            [3600.0, 1800.0, 5400.0].map(max_age),
+            [3600.0, 1800.0, 5400.0].map(|s| max_age(s).replace("\u{a0}", " ")),
             ["1 h", "30 min", "1 h 30 min"]
         );
     }

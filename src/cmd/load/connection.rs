@@ -12,8 +12,8 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use monoio::buf::{IoBuf as _, IoBufMut as _};
@@ -22,7 +22,7 @@ use monoio::net::TcpStream;
 
 use super::bodies::Kind;
 use super::pace::{Gate, Schedule, Tickets};
-use super::report::{Failure, Tally, is_ok};
+use super::report::{Failure, Latencies, Tally, is_ok};
 use crate::cmd::mark::ProfileId;
 use crate::http::response::{ResponseFraming, ResponseHead};
 use crate::http::{ChunkLimits, ChunkedDecoder, HeadLimits, Piece, Progress, ResponseReader};
@@ -79,6 +79,28 @@ pub struct Live {
     pub done: AtomicU64,
     /// Those of them that failed.
     pub failed: AtomicU64,
+    /// Latencies of successes since someone last took them; `None` when nobody will.
+    latencies: Option<Mutex<Latencies>>,
+}
+
+impl Live {
+    /// Nothing yet. `watched`: whether [`Self::take_latencies`] will be called.
+    pub fn new(watched: bool) -> Self {
+        Self {
+            latencies: watched.then(Mutex::default),
+            ..Self::default()
+        }
+    }
+
+    /// Latencies of successes since the last call.
+    pub fn take_latencies(&self) -> Latencies {
+        let taken = |latencies: &Mutex<Latencies>| std::mem::take(&mut *lock(latencies));
+        self.latencies.as_ref().map(taken).unwrap_or_default()
+    }
+}
+
+fn lock(latencies: &Mutex<Latencies>) -> MutexGuard<'_, Latencies> {
+    latencies.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs the connections of one core to their end and returns what they have counted.
@@ -227,6 +249,9 @@ impl Core {
         }
         let add = |count: &AtomicU64| count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         add(&self.live.done);
+        if let (true, Some(latencies)) = (ok, &self.live.latencies) {
+            lock(latencies).record(now.since(ticket.since));
+        }
         if !ok {
             add(&self.live.failed);
         }

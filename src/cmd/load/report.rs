@@ -53,11 +53,54 @@ impl Failure {
     }
 }
 
+/// Latencies with three significant digits.
+#[derive(Clone, Debug)]
+pub struct Latencies(Histogram<u64>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        // The bounds are constants that the constructor takes.
+        Self(
+            Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, LATENCY_DIGITS)
+                .expect("1 <= 1 h and at most 5 digits"),
+        )
+    }
+}
+
+impl Latencies {
+    /// Adds one; more than an hour counts as an hour.
+    pub fn record(&mut self, latency: Duration) {
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.0.saturating_record(nanos);
+    }
+
+    /// Adds all of `other`.
+    pub fn add(&mut self, other: &Self) {
+        // Both have the same bounds, so none of the values is refused.
+        let _ = self.0.add(&other.0);
+    }
+
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The latency that the share `quantile` (0 to 1) of all does not exceed; zero when there are none.
+    pub fn at(&self, quantile: f64) -> Duration {
+        Duration::from_nanos(self.0.value_at_quantile(quantile))
+    }
+
+    #[allow(clippy::cast_precision_loss)] // microseconds for people
+    fn micros(&self, quantile: f64) -> f64 {
+        self.0.value_at_quantile(quantile) as f64 / 1e3
+    }
+}
+
 /// What one core has counted. Without a `warmup` in its name a number is about requests that began after the warm-up.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub struct Tally {
-    pub latency_nanos: Histogram<u64>,
+    pub latencies: Latencies,
     pub statuses: BTreeMap<u16, u64>,
     pub failures: [u64; Failure::ALL.len()],
     /// Bodies of requests answered with a 2xx.
@@ -74,11 +117,8 @@ pub struct Tally {
 impl Tally {
     /// Nothing counted.
     pub fn new() -> Self {
-        // The bounds are constants that the constructor takes.
-        let latency_nanos = Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, LATENCY_DIGITS)
-            .expect("1 <= 1 h and at most 5 digits");
         Self {
-            latency_nanos,
+            latencies: Latencies::default(),
             statuses: BTreeMap::new(),
             failures: [0; Failure::ALL.len()],
             body_bytes: 0,
@@ -97,8 +137,7 @@ impl Tally {
             Ok(status) => {
                 *self.statuses.entry(status).or_default() += 1;
                 if is_ok(status) {
-                    let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-                    self.latency_nanos.saturating_record(nanos);
+                    self.latencies.record(latency);
                     self.body_bytes += body_bytes as u64;
                 }
             }
@@ -108,8 +147,7 @@ impl Tally {
 
     /// Adds what another core has counted.
     pub fn add(&mut self, other: &Self) {
-        // Both have the same bounds, so none of the values is refused.
-        let _ = self.latency_nanos.add(&other.latency_nanos);
+        self.latencies.add(&other.latencies);
         for (status, count) in &other.statuses {
             *self.statuses.entry(*status).or_default() += count;
         }
@@ -174,11 +212,11 @@ pub struct Report {
     /// Measured requests: `ok + failed`.
     requests: u64,
     /// Answered with a 2xx.
-    ok: u64,
+    pub ok: u64,
     /// Answered otherwise, or not at all; warm-up included in `warmup.failed` only.
     failed: u64,
     /// Open loop: due before the end and never begun, because no connection was free.
-    unsent: u64,
+    pub unsent: u64,
     warmup: Warmup,
     requests_per_second: f64,
     body_bytes_per_second: f64,
@@ -229,8 +267,7 @@ impl Report {
                 0.0
             }
         };
-        let latency = &tally.latency_nanos;
-        let at = |quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
+        let latency = &tally.latencies;
         Self {
             setup,
             seconds,
@@ -246,13 +283,13 @@ impl Report {
             body_bytes_per_second: per_second(tally.body_bytes),
             body_bytes: tally.body_bytes,
             latency_us: Latency {
-                min: latency.min() as f64 / 1e3,
-                mean: latency.mean() / 1e3,
-                p50: at(0.5),
-                p90: at(0.9),
-                p99: at(0.99),
-                p999: at(0.999),
-                max: latency.max() as f64 / 1e3,
+                min: latency.0.min() as f64 / 1e3,
+                mean: latency.0.mean() / 1e3,
+                p50: latency.micros(0.5),
+                p90: latency.micros(0.9),
+                p99: latency.micros(0.99),
+                p999: latency.micros(0.999),
+                max: latency.0.max() as f64 / 1e3,
             },
             statuses: tally.statuses.clone(),
             errors: Failure::ALL

@@ -1,0 +1,328 @@
+"""Tells what scripts/bench has measured: a Markdown report, and charts as small SVG files. Measures nothing itself."""
+
+import math
+import statistics
+from html import escape
+
+KIB = 1024
+# What issue 5 asks for: the highest ratio of our cost to another's, by body size.
+GOALS = {
+    "null": {1 * KIB: 1.15, 16 * KIB: 1.10, 128 * KIB: 1.10, KIB * KIB: 1.05},
+    "nginx": {1 * KIB: 0.60, 16 * KIB: 0.60, 128 * KIB: 0.90, KIB * KIB: 0.95},
+    "envoy": {1 * KIB: 0.20, 16 * KIB: 0.20, 128 * KIB: 0.40},
+}
+EPOLL_GOAL, VERBATIM_GOAL, IDLE_GOAL, IDLE_BYTES_GOAL, LINEAR_GOAL, CORES_GOAL, P99_GOAL_US = (
+    1.25, 1.03, 1.1, 4 * KIB, 0.10, 1.8, 2000,
+)
+COLOURS = ["#d9480f", "#1971c2", "#2f9e44", "#7048e8", "#868e96", "#c2255c", "#0c8599"]
+
+
+def row_name(size, connections):
+    return f"{size_name(size)} × {connections}"
+
+
+def size_name(size):
+    return f"{size // (KIB * KIB)} MiB" if size >= KIB * KIB else f"{size // KIB} KiB"
+
+
+def medians(record, part, key, by=("row", "gateway")):
+    """{(row, gateway): median} in the order of measurement."""
+    found = {}
+    for one in record["results"]:
+        if one["part"] == part:
+            found.setdefault(tuple(one[name] for name in by), []).append(one[key])
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def unique(values):
+    return list(dict.fromkeys(values))
+
+
+# -- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def markdown(record):
+    parts = [heading(record), cost_table(record), destinations_table(record), idle_table(record), ack_table(record)]
+    parts += [latency_table(record), cores_table(record), failures(record)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def heading(record):
+    versions = ", ".join(value.splitlines()[0] for value in record["versions"].values() if value)
+    lines = [
+        "# What one push costs",
+        "",
+        f"`{record['command'].strip()}`, {record['started']}, {record['seconds']} s, commit {record['commit']}, Linux "
+        f"{record['kernel']}, {record['cpus']} CPUs ({record['cpu']}), load average "
+        f"{', '.join(f'{one:.1f}' for one in record['load_average'])} at the end; route {record['route']}, "
+        f"{record['rounds']} rounds of {record['seconds_each']} s. {versions}.",
+    ]
+    lines += [f"Skipped: {name} ({why})." for name, why in record["skipped"].items()]
+    return "\n".join(lines)
+
+
+def cost_table(record):
+    cost = medians(record, "table", "cpu_us_per_push")
+    if not cost:
+        return ""
+    spread = spreads(record, "table")
+    gateways = unique(gateway for _, gateway in cost)
+    lines = [
+        "## CPU microseconds per push, two destinations",
+        "",
+        "Medians; in brackets half the distance between the quartiles.",
+        "",
+        table_line(["bodies × connections"] + gateways),
+        table_rule(len(gateways)),
+    ]
+    rows = unique(row for row, _ in cost)
+    for row in rows:
+        cells = [f"{cost[row, one]:.1f} ({spread[row, one]:.1f})" if (row, one) in cost else "-" for one in gateways]
+        lines.append(table_line([row] + cells))
+    sizes = {one["row"]: one["bytes"] for one in record["results"] if one["part"] == "table"}
+    checks = [("null", "to null"), ("nginx", "to nginx"), ("envoy", "to Envoy")]
+    checks = [(peer, title) for peer, title in checks if any(gateway == peer for _, gateway in cost)]
+    lines += [
+        "",
+        "Ratios of medians, the goal behind the sign; **bold: goal missed**.",
+        "",
+        table_line(["bodies × connections"] + [title for _, title in checks] + ["epoll to io_uring", "verbatim to alloy"]),
+        table_rule(len(checks) + 2),
+    ]
+    for row in rows:
+        own = cost.get((row, "pyrotee"))
+        if own is None:
+            continue
+        cells = [judged(own, cost.get((row, peer)), GOALS[peer].get(sizes[row])) for peer, _ in checks]
+        cells.append(judged(cost.get((row, "pyrotee epoll")), own, EPOLL_GOAL))
+        cells.append(judged(cost.get((row, "pyrotee verbatim")), own, VERBATIM_GOAL))
+        lines.append(table_line([row] + cells))
+    return "\n".join(lines)
+
+
+def spreads(record, part):
+    found = {}
+    for one in record["results"]:
+        if one["part"] == part:
+            found.setdefault((one["row"], one["gateway"]), []).append(one["cpu_us_per_push"])
+    result = {}
+    for name, values in found.items():
+        quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+        result[name] = (quartiles[2] - quartiles[0]) / 2
+    return result
+
+
+def judged(value, base, goal):
+    if value is None or not base:
+        return "-"
+    ratio = value / base
+    if goal is None:
+        return f"{ratio:.2f}"
+    text = f"{ratio:.2f} ≤ {goal:.2f}" if ratio <= goal else f"{ratio:.2f} > {goal:.2f}"
+    return text if ratio <= goal else f"**{text}**"
+
+
+def destinations_table(record):
+    cost = medians(record, "destinations", "cpu_us_per_push", by=("destinations", "gateway"))
+    if not cost:
+        return ""
+    gateways = unique(gateway for _, gateway in cost)
+    lines = ["## Cost against number of destinations", "", "CPU microseconds per push, 16 KiB × 16.", ""]
+    lines += [table_line(["destinations"] + gateways), table_rule(len(gateways))]
+    counts = sorted({count for count, _ in cost})
+    for count in counts:
+        lines.append(table_line([str(count)] + [f"{cost[count, one]:.1f}" if (count, one) in cost else "-" for one in gateways]))
+    own = {count: cost[count, "pyrotee"] for count in counts if (count, "pyrotee") in cost}
+    if len(own) > 2:
+        first, last = min(own), max(own)
+        slope = (own[last] - own[first]) / (last - first)
+        off = max(abs(own[count] / (own[first] + slope * (count - first)) - 1) for count in own)
+        verdict = "within" if off <= LINEAR_GOAL else "**beyond**"
+        lines += ["", f"Each further destination costs {slope:.1f} µs; largest distance from that line {off:.0%}, {verdict} the goal of 10 %."]
+    return "\n".join(lines)
+
+
+def idle_table(record):
+    memory = next((one["memory"] for one in record["results"] if one["part"] == "memory"), None)
+    cost = medians(record, "idle", "cpu_us_per_push", by=("gateway",))
+    if not memory:
+        return ""
+    lines = ["## Idle connections", "", table_line(["idle connections", "resident memory", "bytes per idle connection"]), table_rule(2)]
+    for one in memory:
+        each = (one["resident_bytes"] - memory[0]["resident_bytes"]) / one["idle"] if one["idle"] else None
+        text = "-" if each is None else f"{each:.0f} ≤ {IDLE_BYTES_GOAL}" if each <= IDLE_BYTES_GOAL else f"**{each:.0f} > {IDLE_BYTES_GOAL}**"
+        lines.append(table_line([str(one["idle"]), f"{one['resident_bytes'] / KIB / KIB:.1f} MiB", text]))
+    if len(cost) == 2:
+        alone, beside = cost[("alone",)], cost[("beside 16384 idle",)]
+        lines += ["", f"64 busy connections (16 KiB) cost {alone:.1f} µs per push alone and {beside:.1f} µs beside 16384 idle ones: {judged(beside, alone, IDLE_GOAL)}."]
+    return "\n".join(lines)
+
+
+def ack_table(record):
+    cost = medians(record, "ack", "cpu_us_per_push", by=("gateway",))
+    if not cost:
+        return ""
+    speed = medians(record, "ack", "per_second", by=("gateway",))
+    lines = ["## queued and all", "", "16 KiB × 64, closed loop.", "", table_line(["--ack", "CPU µs per push", "pushes per second"]), table_rule(2)]
+    lines += [table_line([name, f"{cost[name,]:.1f}", f"{speed[name,]:.0f}"]) for (name,) in cost]
+    found = {}
+    for one in record["results"]:
+        if one["part"] == "half rate":
+            found.setdefault(one["gateway"], []).append((one["latency_us"]["p50"], one["latency_us"]["p99"]))
+    if found:
+        lines += ["", "At half of that rate, open loop, latency from the intended start:", "", table_line(["", "p50", "p99"]), table_rule(2)]
+        for name, pairs in found.items():
+            p50, p99 = (statistics.median(values) for values in zip(*pairs))
+            missed = name.startswith("queued") and p99 > P99_GOAL_US
+            text = f"**{p99:.0f} µs > {P99_GOAL_US} µs**" if missed else f"{p99:.0f} µs"
+            lines.append(table_line([name, f"{p50:.0f} µs", text]))
+    return "\n".join(lines)
+
+
+def latency_table(record):
+    found = latencies(record)
+    if not found:
+        return ""
+    gateways = unique(gateway for _, gateway in found)
+    rows = unique(row for row, _ in found)
+    lines = ["## Latency under load", "", "p50 / p99 in µs at shares of pyrotee's saturated rate, 16 KiB, 64 connections, open loop.", ""]
+    lines += [table_line(["share"] + gateways), table_rule(len(gateways))]
+    for row in rows:
+        cells = ["{:.0f} / {:.0f}".format(*found[row, one]) if (row, one) in found else "overloaded" for one in gateways]
+        lines.append(table_line([row] + cells))
+    return "\n".join(lines)
+
+
+def latencies(record):
+    found = {}
+    for one in record["results"]:
+        if one["part"] == "latency" and one["per_second"] >= 0.9 * one["rate"]:
+            found.setdefault((one["row"], one["gateway"]), []).append((one["latency_us"]["p50"], one["latency_us"]["p99"]))
+    return {name: tuple(statistics.median(values) for values in zip(*pairs)) for name, pairs in found.items()}
+
+
+def cores_table(record):
+    cost = medians(record, "cores", "cpu_us_per_push", by=("gateway",))
+    if len(cost) < 2:
+        return ""
+    one, two = cost[("1 core",)], cost[("2 cores",)]
+    work = 2 * one / two
+    text = f"{work:.2f} ≥ {CORES_GOAL}" if work >= CORES_GOAL else f"**{work:.2f} < {CORES_GOAL}**"
+    return f"## Two cores\n\nA push costs {one:.1f} µs on one core and {two:.1f} µs on two: by CPU time two do {text} times the work of one."
+
+
+def failures(record):
+    if not record["failures"]:
+        return ""
+    lines = ["## Failed measurements", ""]
+    return "\n".join(lines + [f"- {one['part']}, {one['row']}, {one['gateway']}: {one['why']}" for one in record["failures"]])
+
+
+def table_line(cells):
+    return "| " + " | ".join(cells) + " |"
+
+
+def table_rule(columns):
+    return "|---|" + "---:|" * columns
+
+
+# -- SVG -------------------------------------------------------------------------------------------------------------
+
+
+def charts(record):
+    """{name: svg}"""
+    made = {}
+    cost = medians(record, "table", "cpu_us_per_push", by=("bytes", "connections", "gateway"))
+    if cost:
+        shown = [one for one in unique(key[2] for key in cost) if one in ("pyrotee", "pyrotee epoll", "null", "nginx", "envoy")]
+        sizes = sorted({key[0] for key in cost})
+        series = [(one, [(size_name(size), cost[size, 16, one]) for size in sizes if (size, 16, one) in cost]) for one in shown]
+        made["cost-by-size"] = chart("Cost per push by size of body (16 connections, 2 destinations)", "CPU µs per push", series, log=True)
+    cost = medians(record, "destinations", "cpu_us_per_push", by=("destinations", "gateway"))
+    if cost:
+        counts = sorted({count for count, _ in cost})
+        series = [(one, [(str(count), cost[count, one]) for count in counts if (count, one) in cost]) for one in unique(gateway for _, gateway in cost)]
+        made["cost-by-destinations"] = chart("Cost per push by number of destinations (16 KiB × 16)", "CPU µs per push", series, places=counts)
+    memory = next((one["memory"] for one in record["results"] if one["part"] == "memory"), None)
+    if memory:
+        series = [("pyrotee", [(str(one["idle"]), one["resident_bytes"] / KIB / KIB) for one in memory])]
+        made["memory-by-connections"] = chart("Resident memory by idle connections", "MiB", series, places=[one["idle"] for one in memory])
+    found = latencies(record)
+    if found:
+        series = []
+        for gateway in unique(one for _, one in found):
+            series.append((f"{gateway} p99", [(row, found[row, gateway][1] / 1000) for row in unique(row for row, _ in found) if (row, gateway) in found]))
+        made["latency-under-load"] = chart("p99 latency under load (share of pyrotee's saturated rate)", "milliseconds", series, log=True)
+    return made
+
+
+def chart(title, unit, series, log=False, places=None):
+    """Lines over labelled places on the x axis: evenly spaced, or at the numbers of `places`."""
+    width, height, left, right, top, bottom = 720, 380, 64, 150, 44, 44
+    labels = max((points for _, points in series), key=len)
+    labels = [label for label, _ in labels]
+    spots = places or list(range(len(labels)))
+    low, high = min(spots), max(spots)
+    values = [value for _, points in series for _, value in points]
+    ticks = log_ticks(values) if log else linear_ticks(values)
+    bottom_value, top_value = ticks[0], ticks[-1]
+
+    def at_x(label):
+        share = (spots[labels.index(label)] - low) / ((high - low) or 1)
+        return left + share * (width - left - right)
+
+    def at_y(value):
+        if log:
+            share = math.log(value / bottom_value) / math.log(top_value / bottom_value)
+        else:
+            share = (value - bottom_value) / (top_value - bottom_value)
+        return height - bottom - share * (height - top - bottom)
+
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        f'<text x="{left}" y="20" font-size="15">{escape(title)}</text>',
+        f'<text x="{left}" y="36" fill="#555">{escape(unit)}</text>',
+    ]
+    for tick in ticks:
+        y = at_y(tick)
+        out.append(f'<path d="M{left} {y:.1f}H{width - right}" stroke="#ddd"/>')
+        out.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#555">{tick:g}</text>')
+    for label in labels:
+        out.append(f'<text x="{at_x(label):.1f}" y="{height - bottom + 18}" text-anchor="middle" fill="#555">{escape(label)}</text>')
+    ends = []
+    for index, (name, points) in enumerate(series):
+        colour = COLOURS[index % len(COLOURS)]
+        path = " ".join(f"{'L' if number else 'M'}{at_x(label):.1f} {at_y(value):.1f}" for number, (label, value) in enumerate(points))
+        out.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        for label, value in points:
+            out.append(f'<circle cx="{at_x(label):.1f}" cy="{at_y(value):.1f}" r="3" fill="{colour}"><title>{escape(name)}, {escape(label)}: {value:.1f}</title></circle>')
+        ends.append((at_y(points[-1][1]), name, colour))
+    last = 0.0
+    for y, name, colour in sorted(ends):
+        last = max(y, last + 15)
+        out.append(f'<text x="{width - right + 8}" y="{last + 4:.1f}" fill="{colour}">{escape(name)}</text>')
+    return "\n".join(out + ["</svg>"]) + "\n"
+
+
+def linear_ticks(values):
+    step = nice_step(max(values) / 5)
+    return [step * number for number in range(int(max(values) / step) + 2)]
+
+
+def log_ticks(values):
+    ticks, tick = [], 1e-6
+    while True:
+        for factor in (1, 2, 5):
+            ticks.append(round(tick * factor, 9))
+        if tick > max(values):
+            break
+        tick *= 10
+    first = max(index for index, one in enumerate(ticks) if one <= min(values))
+    last = min(index for index, one in enumerate(ticks) if one >= max(values))
+    return ticks[first : max(last, first + 1) + 1]
+
+
+def nice_step(step):
+    size = 10.0 ** len(str(int(step))) / 10 if step >= 1 else 0.1
+    return next(size * factor for factor in (1, 2, 5, 10) if size * factor >= step)

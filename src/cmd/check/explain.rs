@@ -1,0 +1,390 @@
+//! What a plan means, in sentences. Pure.
+//!
+//! Not responsible for finding mistakes: a plan has none.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use crate::cmd::show;
+use crate::config::units::show_size;
+use crate::config::{AckPolicy, DestinationPlan, DestinationTarget, LabelMode, Overflow, Plan};
+use crate::http::HeadLimits;
+use crate::inbound::ROOM_WAIT;
+use crate::outbound::health::{DOWN_AFTER, PROBE_WAIT_MAX};
+use crate::runtime::engine::EngineChoice;
+
+/// For "so many of this size": what a profile usually has.
+const PROFILE_BYTES: u64 = 16 << 10;
+
+/// What belongs together.
+#[derive(Debug, Serialize)]
+pub struct Section {
+    title: String,
+    lines: Vec<Line>,
+}
+
+/// One thing, and what is said of it.
+#[derive(Debug, Serialize)]
+struct Line {
+    what: String,
+    says: String,
+}
+
+impl Section {
+    fn new(title: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            lines: Vec::new(),
+        }
+    }
+
+    fn line(mut self, what: impl Into<String>, says: impl Into<String>) -> Self {
+        self.lines.push(Line {
+            what: what.into(),
+            says: says.into(),
+        });
+        self
+    }
+}
+
+/// The whole explanation.
+pub fn sections(plan: &Plan) -> Vec<Section> {
+    let mut all = vec![addresses(plan)];
+    all.extend(plan.destinations.iter().map(|one| destination(one, plan)));
+    all.extend([
+        answers(plan),
+        profiles(plan),
+        limits(plan),
+        threads(plan),
+        ending(plan),
+    ]);
+    all
+}
+
+/// The explanation as a person reads it.
+pub fn to_text(sections: &[Section]) -> String {
+    let lines = sections.iter().flat_map(|section| &section.lines);
+    let width = lines.map(|line| line.what.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for section in sections {
+        text += &format!("{}\n", section.title);
+        for line in &section.lines {
+            text += &format!("  {:width$}  {}\n", line.what, line.says);
+        }
+        text += "\n";
+    }
+    text
+}
+
+fn addresses(plan: &Plan) -> Section {
+    let mut section = Section::new("Addresses");
+    for address in &plan.listen {
+        let says = "clients: POST /ingest (also /pyroscope/ingest) and /push.v1.PusherService/Push";
+        section = section.line(show_address(*address), says);
+    }
+    match plan.admin {
+        Some(address) => {
+            let says = "operators: / (status page), /metrics, /-/healthy, /-/ready, /-/config, /-/status";
+            section.line(show_address(address), says)
+        }
+        None => section.line("--admin off", "no metrics, no health, no status page"),
+    }
+}
+
+fn show_address(address: SocketAddr) -> String {
+    match address.port() {
+        0 => format!("{} (a free port)", address.ip()),
+        _ => address.to_string(),
+    }
+}
+
+fn destination(one: &DestinationPlan, plan: &Plan) -> Section {
+    let mut section = Section::new(format!("Destination {}", one.name));
+    section = match &one.target {
+        DestinationTarget::Http {
+            host,
+            port,
+            ingest_path,
+            push_path,
+            ..
+        } => section
+            .line(
+                "where",
+                format!(
+                    "http, host {host}, port {port}; looked up anew every {}",
+                    show::duration(plan.dns_refresh)
+                ),
+            )
+            .line("posts to", format!("{ingest_path} and {push_path}")),
+        DestinationTarget::File { directory } => section.line(
+            "where",
+            format!("an archive in {}: one file per profile", directory.display()),
+        ),
+    };
+    if !one.headers.is_empty() {
+        let names: Vec<&str> = one.headers.iter().map(|(name, _)| &**name).collect();
+        section = section.line(
+            "headers set",
+            format!("{} (values are not shown)", names.join(", ")),
+        );
+    }
+    if matches!(one.target, DestinationTarget::Http { .. }) {
+        section = section
+            .line(
+                "at a time",
+                format!(
+                    "up to {}, as many connections",
+                    show::several(one.inflight as u64, "request")
+                ),
+            )
+            .line(
+                "one attempt",
+                format!("at most {}", show::duration(one.remote_timeout)),
+            );
+    }
+    section
+        .line("tries again", retries(one))
+        .line("when away", away(one, plan))
+}
+
+fn retries(one: &DestinationPlan) -> String {
+    let until = match one.max_retries {
+        0 => format!("until the profile is {} old", show::duration(one.max_age)),
+        1 => return "never: one attempt in all".into(),
+        attempts => format!(
+            "{attempts} attempts in all, and no longer than {}",
+            show::duration(one.max_age)
+        ),
+    };
+    format!(
+        "{} after the first failure, doubling up to {}, with jitter; {until}",
+        show::duration(one.min_backoff),
+        show::duration(one.max_backoff)
+    )
+}
+
+fn away(one: &DestinationPlan, plan: &Plan) -> String {
+    let full = match plan.overflow {
+        Overflow::DropOldest => "then the oldest make room and are counted as dropped",
+        Overflow::Refuse => "then clients get 503 with Retry-After, for all destinations",
+    };
+    let probes = match one.target {
+        DestinationTarget::Http { .. } => format!(
+            "After {DOWN_AFTER} attempts without an answer one profile at a time is its probe, at most {} apart",
+            show::duration(PROBE_WAIT_MAX)
+        ),
+        DestinationTarget::File { .. } => "After a failure one profile at a time is tried".into(),
+    };
+    format!(
+        "its profiles wait in memory, up to {} (about {} of {}) and {}; {full}. {probes}",
+        show_size(one.queue_limit),
+        show::count(one.queue_limit / PROFILE_BYTES),
+        show_size(PROFILE_BYTES),
+        show::duration(one.max_age),
+    )
+}
+
+fn answers(plan: &Plan) -> Section {
+    let says = match plan.ack {
+        AckPolicy::Queued => {
+            "a client gets its 200 as soon as every destination's queue has taken its profile; it never waits for a \
+             destination"
+        }
+        AckPolicy::First => {
+            "a client gets its 200 when the first destination has accepted its profile; the others follow"
+        }
+        AckPolicy::All => {
+            "a client waits until every destination has a final outcome; the earliest failure is relayed (Alloy's way)"
+        }
+    };
+    Section::new("Answers").line("--ack", says).line(
+        "refused at once",
+        "what no destination would take: unknown route, bad name or labels, too large, unknown encoding",
+    )
+}
+
+fn profiles(plan: &Plan) -> Section {
+    let mut section = Section::new("Profiles").line(
+        "--labels",
+        match plan.labels {
+            LabelMode::Alloy => {
+                "labels follow Alloy's rules: service_name is filled in, the query is sorted and encoded anew"
+            }
+            LabelMode::Verbatim => "query and body pass through byte for byte",
+        },
+    );
+    if !plan.external_labels.is_empty() {
+        let labels: Vec<String> = plan
+            .external_labels
+            .iter()
+            .map(|(name, value)| {
+                if value.is_empty() {
+                    format!("{name} removed")
+                } else {
+                    format!("{name}={value}")
+                }
+            })
+            .collect();
+        section = section.line("labels set", labels.join(", "));
+    }
+    let passed = match &*plan.pass_headers {
+        [] => "none".into(),
+        names => names.join(", "),
+    };
+    section.line("headers passed on", passed)
+}
+
+fn limits(plan: &Plan) -> Section {
+    let head = HeadLimits::default();
+    let time = show::duration;
+    Section::new("Limits")
+        .line(
+            "memory",
+            format!(
+                "{} of profiles in flight and queued, shared bodies counted once; beyond it 503",
+                show_size(plan.memory_limit)
+            ),
+        )
+        .line(
+            "one body",
+            format!(
+                "{} on the wire and inflated; beyond it 413",
+                show_size(plan.body_limit)
+            ),
+        )
+        .line(
+            "one head",
+            format!(
+                "{} of request line, {} of headers, {} of them; beyond it 414 or 431",
+                show_size(head.request_line_bytes_max as u64),
+                show_size(head.header_block_bytes_max as u64),
+                head.header_count_max
+            ),
+        )
+        .line(
+            "connections",
+            format!(
+                "{} clients; then the longest idle makes room, or the new one waits up to {} and gets 503",
+                show::count(plan.conn_limit as u64),
+                time(ROOM_WAIT)
+            ),
+        )
+        .line(
+            "time",
+            format!(
+                "{} for a request to arrive, {} for its answer to be taken, {} between two requests",
+                time(plan.read_timeout),
+                time(plan.write_timeout),
+                time(plan.idle_timeout)
+            ),
+        )
+}
+
+fn threads(plan: &Plan) -> Section {
+    let cores = show::several(plan.cores as u64, "core");
+    let roles = match plan.writers {
+        0 => format!("{cores}; each takes connections and writes to destinations"),
+        writers => format!(
+            "{cores}: {} take connections, {writers} only write to destinations",
+            plan.inbound_cores()
+        ),
+    };
+    let owners = plan.destinations.iter().enumerate();
+    let owners: Vec<String> = owners
+        .filter(|(_, one)| matches!(one.target, DestinationTarget::Http { .. }))
+        .map(|(index, one)| format!("{} on core {}", one.name, plan.writer_core(index)))
+        .collect();
+    let mut section = Section::new("Threads").line("cores", roles);
+    if !owners.is_empty() {
+        section = section.line("writers", owners.join(", "));
+    }
+    let pinned = match &*plan.pinned {
+        [] => "no: the kernel places them".into(),
+        cpus => {
+            let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
+            format!("to cpu {}, one core each", cpus.join(", "))
+        }
+    };
+    let engine = match plan.engine {
+        EngineChoice::Auto => "auto: io_uring where it works, epoll elsewhere; pyrotee doctor tells which",
+        EngineChoice::IoUring => "io_uring, or no start",
+        EngineChoice::Epoll => "epoll",
+    };
+    section.line("pinned", pinned).line("engine", engine)
+}
+
+fn ending(plan: &Plan) -> Section {
+    let says = format!(
+        "no new clients, requests under way are finished, queues drain for up to {}; what is left is told and lost",
+        show::duration(plan.drain_timeout)
+    );
+    Section::new("The end")
+        .line("SIGTERM, SIGINT", says)
+        .line("kill -9, power", "what waits in memory is lost")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::{Flags, Host};
+
+    #[derive(Parser)]
+    struct Words {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn explained(words: &[&str]) -> String {
+        let words = Words::try_parse_from([&["x"], words].concat()).expect("the flags parse");
+        let host = Host {
+            cpus: vec![2, 3, 4, 5, 6, 7],
+            cpu_quota: None,
+        };
+        to_text(&sections(&Plan::new(&words.flags, &host).expect("a good plan")))
+    }
+
+    #[test]
+    fn each_flag_has_its_sentence() {
+        let http = "eu=http://u:hunter2@host:4040/base/,header.X-Scope-OrgID=s3cret,max-age=30m";
+        for (words, says) in [
+            (&["--to", http][..], "host host, port 4040"),
+            (
+                &["--to", http],
+                "/base/ingest and /base/push.v1.PusherService/Push",
+            ),
+            (
+                &["--to", http],
+                "X-Scope-OrgID, Authorization (values are not shown)",
+            ),
+            (&["--to", http], "until the profile is 30m old"),
+            (&["--to", http], "256 MiB (about 16,384 of 16 KiB) and 30m"),
+            (&["--to", http, "--max-retries", "1"], "never: one attempt"),
+            (&["--to", http, "--ack", "all"], "10 attempts in all"),
+            (&["--to", http, "--overflow", "refuse"], "503 with Retry-After"),
+            (&[], "an archive in ./profiles"),
+            (&["--ack", "first"], "first destination has accepted"),
+            (&["--admin", "off"], "no metrics"),
+            (&["--listen", "127.0.0.1:0"], "127.0.0.1 (a free port)"),
+            (&["--labels", "verbatim"], "byte for byte"),
+            (&["--external-label", "a=b,c="], "a=b, c removed"),
+            (&["--pass-header", "X-Scope-OrgID"], "x-scope-orgid"),
+            (
+                &["--cores", "4", "--to", http],
+                "4 cores: 3 take connections, 1 only write",
+            ),
+            (&["--cores", "4", "--to", http], "eu on core 3"),
+            (&["--cores", "1"], "one core; each takes"),
+            (&["--cores", "2"], "to cpu 2, 3"),
+            (&["--no-pin"], "the kernel places them"),
+            (&["--engine", "epoll"], "epoll"),
+            (&["--drain-timeout", "1m30s"][..0], "up to 30s"),
+        ] {
+            let text = explained(words);
+            assert!(text.contains(says), "{words:?} does not say '{says}':\n{text}");
+            assert!(!text.contains("hunter2") && !text.contains("s3cret"), "{text}");
+        }
+    }
+}

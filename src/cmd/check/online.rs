@@ -1,0 +1,224 @@
+//! Whether destinations can be reached now: names, connections, folders. Nothing is pushed.
+//!
+//! A destination that is away is no mistake in a configuration (pyrotee starts and waits for it), so this is asked for
+//! apart. Every wait has an end, and all destinations are tried at the same time.
+
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::cmd::{folder, show};
+use crate::config::units::show_size;
+use crate::config::{DestinationTarget, Plan};
+
+/// For a name.
+const RESOLVE_MAX: Duration = Duration::from_secs(5);
+/// For each address.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// Addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 8;
+/// For a destination as a whole, so that a thread that hangs (a dead network file system) is left behind.
+const PROBE_MAX: Duration = Duration::from_secs(30);
+
+/// One thing tried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Probe {
+    destination: String,
+    /// `resolve`, `connect` or `write`.
+    what: &'static str,
+    /// Whether it went well.
+    pub good: bool,
+    says: String,
+}
+
+/// Tries every destination.
+pub fn probe(plan: &Plan) -> Vec<Probe> {
+    let pending: Vec<_> = plan
+        .destinations
+        .iter()
+        .map(|one| {
+            let (sender, receiver) = mpsc::channel();
+            let (name, target) = (one.name.clone(), one.target.clone());
+            // A thread that cannot be had drops the sender, which is told below.
+            let _ = std::thread::Builder::new().name("online".into()).spawn(move || {
+                // Nobody listens any more only if this took too long.
+                let _ = sender.send(probe_one(&name, &target));
+            });
+            (one.name.clone(), receiver)
+        })
+        .collect();
+    let mut probes = Vec::new();
+    for (destination, receiver) in pending {
+        probes.extend(receiver.recv_timeout(PROBE_MAX).unwrap_or_else(|_| {
+            vec![Probe {
+                destination,
+                what: "connect",
+                good: false,
+                says: format!("nothing known after {}", show::duration(PROBE_MAX)),
+            }]
+        }));
+    }
+    probes
+}
+
+/// What was tried, as a person reads it.
+pub fn to_text(probes: &[Probe]) -> String {
+    let mut text = String::from("Online\n");
+    let width = probes
+        .iter()
+        .map(|probe| probe.destination.chars().count())
+        .max()
+        .unwrap_or(0);
+    for probe in probes {
+        let word = if probe.good { "ok " } else { "bad" };
+        text += &format!(
+            "  {word}  {:width$}  {:7}  {}\n",
+            probe.destination, probe.what, probe.says
+        );
+    }
+    text + "\n"
+}
+
+fn probe_one(name: &str, target: &DestinationTarget) -> Vec<Probe> {
+    let probe = |what, result: Result<String, String>| {
+        let good = result.is_ok();
+        let (Ok(says) | Err(says)) = result;
+        Probe {
+            destination: name.to_owned(),
+            what,
+            good,
+            says,
+        }
+    };
+    match target {
+        DestinationTarget::File { directory } => vec![probe("write", write(directory))],
+        DestinationTarget::Http { host, port, .. } => match resolve(host, *port) {
+            Err(error) => vec![probe("resolve", Err(error))],
+            Ok(addresses) => {
+                let list: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+                vec![
+                    probe("resolve", Ok(list.join(", "))),
+                    probe("connect", connect(&addresses)),
+                ]
+            }
+        },
+    }
+}
+
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let (sender, receiver) = mpsc::channel();
+    let wanted = (host.to_owned(), port);
+    // The system's resolver has no deadline of its own that we could set.
+    let thread = std::thread::Builder::new().name("resolve".into()).spawn(move || {
+        let found = wanted
+            .to_socket_addrs()
+            .map(|addresses| addresses.take(ADDRESSES_MAX).collect::<Vec<_>>());
+        let _ = sender.send(found);
+    });
+    thread.map_err(|error| format!("cannot be tried: {error}"))?;
+    match receiver.recv_timeout(RESOLVE_MAX) {
+        Ok(Ok(addresses)) if addresses.is_empty() => Err("the name has no address".into()),
+        Ok(Ok(addresses)) => Ok(addresses),
+        Ok(Err(error)) => Err(format!(
+            "the name does not resolve: {error}; pyrotee would start and keep asking"
+        )),
+        Err(_) => Err(format!(
+            "no answer from the resolver within {}",
+            show::duration(RESOLVE_MAX)
+        )),
+    }
+}
+
+/// Good when one of the addresses takes a connection.
+fn connect(addresses: &[SocketAddr]) -> Result<String, String> {
+    let mut taken = Vec::new();
+    let mut refused = Vec::new();
+    for address in addresses {
+        match TcpStream::connect_timeout(address, CONNECT_MAX) {
+            Ok(_) => taken.push(address.to_string()),
+            Err(error) => refused.push(format!("{address}: {error}")),
+        }
+    }
+    let refused = refused.join(", ");
+    match (taken.is_empty(), refused.is_empty()) {
+        (true, _) => Err(format!("{refused}; profiles would wait in its queue")),
+        (false, true) => Ok(format!("{} takes connections", taken.join(", "))),
+        (false, false) => Ok(format!(
+            "{} takes connections; not so {refused}",
+            taken.join(", ")
+        )),
+    }
+}
+
+fn write(directory: &Path) -> Result<String, String> {
+    let folder = folder::look(directory)
+        .map_err(|error| format!("{} cannot be made: {error}", directory.display()))?;
+    let place = folder.existing.display();
+    folder
+        .try_write()
+        .map_err(|error| format!("no file can be made in {place}: {error}"))?;
+    Ok(format!(
+        "files can be made in {place}, {} free",
+        show_size(folder.free)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn http(host: &str, port: u16) -> DestinationTarget {
+        DestinationTarget::Http {
+            host: host.into(),
+            port,
+            authority: String::new(),
+            ingest_path: String::new(),
+            push_path: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_there_is_good_and_what_is_not_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let in_folder = |directory: &Path| DestinationTarget::File {
+            directory: directory.to_owned(),
+        };
+        for (name, target, expected) in [
+            (
+                "taken",
+                http("127.0.0.1", port),
+                &[("resolve", true), ("connect", true)][..],
+            ),
+            ("no name", http("name.invalid", 1), &[("resolve", false)]),
+            (
+                "folder",
+                in_folder(&folder.path().join("new")),
+                &[("write", true)],
+            ),
+            ("file", in_folder(&file), &[("write", false)]),
+        ] {
+            let probes = probe_one(name, &target);
+            let found: Vec<_> = probes.iter().map(|probe| (probe.what, probe.good)).collect();
+            assert_eq!(found, expected, "{name}: {probes:?}");
+        }
+        // Bound and never listening: it refuses, and nobody else can get its port meanwhile.
+        let reserved = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        reserved.bind(&any.into()).unwrap();
+        let port = reserved.local_addr().unwrap().as_socket().unwrap().port();
+        let probes = probe_one("refused", &http("127.0.0.1", port));
+        assert!(
+            !probes[1].good && probes[1].says.contains("would wait"),
+            "{probes:?}"
+        );
+    }
+}
