@@ -3,6 +3,8 @@
 //! Each test is a sentence about the real binary on loopback, under both engines. The books are read from the farewell
 //! and compared with what destinations counted and what clients were told.
 
+#![allow(clippy::disallowed_methods)] // how long things really take is what these tests ask
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -480,7 +482,10 @@ fn a_full_memory_refuses_until_there_is_room(engine: &str) {
     slow.send(first).unwrap();
     let refusals = eventually("a refusal", || {
         let mut client = gateway.client();
-        let message = encode(&push_message(&[("service_name", "s")], &[body.clone()]));
+        let message = encode(&push_message(
+            &[("service_name", "s")],
+            std::slice::from_ref(&body),
+        ));
         let plain = client.post(
             "/ingest?name=app",
             &[],

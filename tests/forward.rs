@@ -58,7 +58,7 @@ fn bodies_of_every_size_reach_every_destination(engine: &str) {
     }
     for size in SIZES {
         let profile = noise(size, 2);
-        let message = push_message(&[("service_name", "s")], &[profile.clone()]);
+        let message = push_message(&[("service_name", "s")], std::slice::from_ref(&profile));
         let answer = client
             .post(PUSH, &[("Content-Type", "application/proto")], &encode(&message))
             .unwrap();
@@ -621,7 +621,8 @@ fn all_answers_when_all_have_and_relays_a_failure(engine: &str) {
     let gateway = Gateway::before(engine, &[&slow, &quick], &["--ack", "all"]);
     let mut client = gateway.client();
     client.send(post("/ingest?name=app", &[], b"one")).unwrap();
-    (quick.next(), slow.next());
+    quick.next();
+    slow.next();
     client.set_patience(Duration::from_millis(200));
     let early = client.receive().unwrap_err().kind();
     assert!(

@@ -195,6 +195,7 @@ impl Scripted {
     }
 
     /// Does what `script` says to the request with this number, counted from 0 over all connections.
+    #[allow(clippy::self_named_constructors)] // a scripted peer is made with a script; the tests read as sentences
     pub fn scripted(script: impl Fn(usize, &Received) -> Vec<Act> + Send + Sync + 'static) -> Self {
         let script: Arc<Script> = Arc::new(script);
         Self::listening(move |shared, connection, stream| {
