@@ -1,6 +1,8 @@
 //! The crossing between cores: a parcel through `fanout::Gate`, with its books, budget, doorbell and ticket, beside the
 //! same pointer through `crossbeam-channel` alone and through `rtrb`. On one thread, and from one thread to another.
 
+#![allow(clippy::disallowed_methods)] // a bench measures time
+
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -3,6 +3,8 @@
 //! Each test is a sentence about the real binary on loopback, under both engines. The books are read from the farewell
 //! and compared with what destinations counted and what clients were told.
 
+#![allow(clippy::disallowed_methods)] // how long things really take is what these tests ask
+
 mod support;
 
 use std::collections::BTreeMap;

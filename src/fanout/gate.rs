@@ -1,6 +1,6 @@
 //! The entrance of one destination: its byte budget, its bounded queue between cores, and its books.
 //!
-//! Inbound cores call [`Gate::accept`], its writer core calls [`Gate::take`]; neither ever waits. The counters are relaxed
+//! Inbound cores call `Gate::accept`, its writer core calls [`Gate::take`]; neither ever waits. The counters are relaxed
 //! atomics: each is one locked instruction per parcel on a line of its own side, against the ten thousand instructions
 //! that the kernel spends on that parcel.
 
@@ -74,7 +74,7 @@ struct Tally {
     profile_bytes: AtomicU64,
 }
 
-/// A reading of a [`Tally`].
+/// A reading of a `Tally`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Amount {
     /// Parcels.

@@ -116,6 +116,9 @@ impl Desk {
     /// Returns whether it was down until now.
     pub fn conclude(&mut self, parcel: Parcel, outcome: Outcome) -> bool {
         self.in_flight -= 1;
+        if outcome == Outcome::Delivered {
+            self.health.earn_by_delivery();
+        }
         parcel.ticket.resolve(outcome);
         self.health.answered()
     }

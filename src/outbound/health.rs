@@ -9,8 +9,10 @@
 //! ```
 //! A failure is an attempt without an answer: refused, reset, unresolved, timed out. Any HTTP answer is a sign of life.
 //!
-//! The retry budget keeps a recovering destination from being stormed: a first attempt earns [`RETRY_SHARE`] of a retry,
-//! a retry costs one, and [`RETRIES_PER_SECOND`] come with time so that little traffic can retry too.
+//! The retry budget keeps a destination in trouble from being stormed: a first attempt earns [`RETRY_SHARE`] of a retry, a
+//! retry costs one, and [`RETRIES_PER_SECOND`] come with time so that little traffic can retry too. A delivery earns a
+//! whole retry: a destination that takes what it is given gets its backlog as fast as it takes it, one that refuses does
+//! not.
 
 use std::time::Duration;
 
@@ -112,6 +114,11 @@ impl Health {
         self.retries = (self.retries + RETRY_SHARE).min(RETRIES_SAVED_MAX);
     }
 
+    /// Something was delivered.
+    pub fn earn_by_delivery(&mut self) {
+        self.retries = (self.retries + 1.0).min(RETRIES_SAVED_MAX);
+    }
+
     /// Takes one retry out of the budget if there is one. A probe needs none.
     pub fn spend_retry(&mut self, now: Mono) -> bool {
         let passed = now.since(self.refilled).as_secs_f64();
@@ -197,5 +204,16 @@ mod tests {
         );
         assert!(!health.spend_retry(at(50)));
         assert!(health.spend_retry(at(250)), "time earns retries too");
+    }
+
+    #[test]
+    fn a_destination_that_delivers_gets_its_backlog() {
+        let mut health = Health::new(8, at(0));
+        while health.spend_retry(at(0)) {}
+        for _ in 0..1000 {
+            health.earn_by_delivery();
+            assert!(health.spend_retry(at(0)), "each delivery pays for the next retry");
+        }
+        assert!(!health.spend_retry(at(0)));
     }
 }
