@@ -195,7 +195,10 @@ impl Client {
         };
         let query = match (route, verbatim) {
             (_, true) => Bytes::copy_from_slice(query),
-            (Route::Ingest, false) => ingest_query(query, &setup.rules).map_err(|refusal| (None, refusal))?,
+            (Route::Ingest, false) => {
+                let mut rewriter = self.inbound.rewriter.borrow_mut();
+                ingest_query(query, &mut rewriter).map_err(|refusal| (None, refusal))?
+            }
             (Route::Push, false) => Bytes::new(),
         };
         if let Framing::Length(length) = head.framing

@@ -13,7 +13,7 @@ pub mod inlet;
 pub mod tally;
 pub mod understand;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::pin;
@@ -29,7 +29,8 @@ use tokio::sync::Notify;
 use crate::config::Plan;
 use crate::fanout::Fanout;
 use crate::http::{Answer, Connection};
-use crate::profile::labels::LabelRules;
+use crate::profile::labels::{LabelLimits, LabelRules};
+use crate::profile::rewriter::Rewriter;
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::phase::{self, Phase, PhaseReceiver};
 use crate::runtime::pool::MemoryBudget;
@@ -166,6 +167,7 @@ pub struct InboundSetup {
 pub struct Inbound {
     setup: InboundSetup,
     sweeper: Rc<Sweeper>,
+    rewriter: RefCell<Rewriter>,
     draining: Cell<bool>,
 }
 
@@ -180,6 +182,7 @@ impl Inbound {
         sweeper: Rc<Sweeper>,
     ) -> io::Result<Rc<Self>> {
         let inbound = Rc::new(Self {
+            rewriter: RefCell::new(Rewriter::new(setup.rules.clone(), LabelLimits::default())),
             setup,
             sweeper,
             draining: Cell::new(false),

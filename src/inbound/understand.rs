@@ -16,12 +16,13 @@ use crate::http::{
 };
 use crate::profile::connect::{self, Code, Codec, Protocol, Timeout};
 use crate::profile::grpc_web;
+use crate::profile::grpc_web::FrameError;
 use crate::profile::inflate::{InflateError, gunzip};
 use crate::profile::json::{self, JsonLimits};
 use crate::profile::labels::{LabelLimits, LabelRules};
 use crate::profile::push::{RejectedSeries, Spliced, splice};
+use crate::profile::rewriter::Rewriter;
 use crate::profile::route::{Route, Routed, route};
-use crate::profile::{grpc_web::FrameError, ingest};
 use crate::runtime::pool::{Charge, MemoryBudget, hold_charges};
 
 /// Why a request is not served. One variant per kind of answer.
@@ -264,9 +265,9 @@ pub fn dress(head: &RequestHead, bytes: &[u8]) -> Result<Dress, (Option<Dress>, 
 ///
 /// # Errors
 /// 400 with the grammar's own words (rows 34, 35 (D)).
-pub fn ingest_query(query: &[u8], rules: &LabelRules) -> Result<Bytes, Refusal> {
+pub fn ingest_query(query: &[u8], rewriter: &mut Rewriter) -> Result<Bytes, Refusal> {
     let mut out = Vec::with_capacity(query.len() + 64);
-    ingest::rewrite_query(query, rules, &LabelLimits::default(), &mut out).map_err(|error| {
+    rewriter.rewrite(query, &mut out).map_err(|error| {
         Refusal::because(
             error.status(),
             Code::InvalidArgument,
@@ -391,7 +392,8 @@ fn json_to_proto(segments: &[Bytes], memory: &Arc<MemoryBudget>) -> Result<Small
 pub fn fuzz_connection(data: &[u8]) {
     const BODY_LIMIT: u64 = 1 << 20;
     let memory = MemoryBudget::new(8 << 20);
-    let rules = LabelRules::default();
+    let rules = Arc::new(LabelRules::default());
+    let mut rewriter = Rewriter::new(rules.clone(), LabelLimits::default());
     let mut reader = HeadReader::new(HeadLimits::default());
     let mut rest = data;
     for _ in 0..64 {
@@ -404,7 +406,10 @@ pub fn fuzz_connection(data: &[u8]) {
         };
         match routed {
             Routed::Route(Route::Ingest) => {
-                let _ = ingest_query(head.target.query.map_or(&[][..], |query| query.of(rest)), &rules);
+                let _ = ingest_query(
+                    head.target.query.map_or(&[][..], |query| query.of(rest)),
+                    &mut rewriter,
+                );
             }
             Routed::Route(Route::Push) => {
                 if let Ok(dress) = dress(&head, rest) {

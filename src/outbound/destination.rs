@@ -401,11 +401,10 @@ impl Lane {
         deadline: Mono,
     ) -> Result<Reply, AttemptError> {
         let destination = self.destination.clone();
-        let resolved = destination
-            .setup
-            .resolver
-            .resolve(&detour.host, detour.port)
-            .await;
+        let resolving = destination.setup.resolver.resolve(&detour.host, detour.port);
+        let resolved = monoio::time::timeout(left(deadline), resolving)
+            .await
+            .unwrap_or(None);
         let address = resolved.ok_or(AttemptError::Unresolved)?;
         let mut connection = Connection::open(address, left(deadline), &destination.sweeper).await?;
         self.load(push, aim, deadline);

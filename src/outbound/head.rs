@@ -13,9 +13,10 @@ pub struct HeadWriter {
     authority: String,
     ingest_path: String,
     push_path: String,
-    /// Every header but `Authorization`, of which there is at most one.
-    headers: String,
-    authorization: String,
+    /// Header lines that we set ourselves.
+    own: String,
+    /// Header lines that the operator set, credentials among them: only for the destination he named.
+    operators: String,
 }
 
 /// Where exactly one request goes: the destination itself, or where it redirected to.
@@ -43,29 +44,25 @@ impl HeadWriter {
         else {
             return None;
         };
-        let mut headers = format!("X-Alloy-Id: {instance}\r\n");
+        let mut own = format!("X-Alloy-Id: {instance}\r\n");
         if !plan
             .headers
             .iter()
             .any(|(name, _)| name.eq_ignore_ascii_case("user-agent"))
         {
-            headers.push_str(&format!("User-Agent: {USER_AGENT}\r\n"));
+            own.push_str(&format!("User-Agent: {USER_AGENT}\r\n"));
         }
-        let mut authorization = String::new();
-        for (name, value) in &plan.headers {
-            let line = format!("{name}: {}\r\n", value.reveal());
-            if name.eq_ignore_ascii_case("authorization") {
-                authorization = line
-            } else {
-                headers.push_str(&line)
-            }
-        }
+        let operators = plan
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}\r\n", value.reveal()))
+            .collect();
         Some(Self {
             authority: authority.clone(),
             ingest_path: ingest_path.clone(),
             push_path: push_path.clone(),
-            headers,
-            authorization,
+            own,
+            operators,
         })
     }
 
@@ -93,11 +90,17 @@ impl HeadWriter {
         out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
         out.extend_from_slice(aim.authority.as_bytes());
         out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(self.headers.as_bytes());
+        out.extend_from_slice(self.own.as_bytes());
         if aim.trusted {
-            out.extend_from_slice(self.authorization.as_bytes());
+            out.extend_from_slice(self.operators.as_bytes());
+            out.extend_from_slice(&push.fields);
+        } else {
+            // What clients' headers were passed on (--pass-header) was not meant for a host that nobody named.
+            let lines = push.fields.split_inclusive(|byte| *byte == b'\n');
+            lines
+                .filter(|line| line.starts_with(b"Content-"))
+                .for_each(|line| out.extend_from_slice(line));
         }
-        out.extend_from_slice(&push.fields);
         if push.route == Route::Push {
             out.extend_from_slice(
                 b"Accept-Encoding: gzip\r\nConnect-Protocol-Version: 1\r\nConnect-Timeout-Ms: ",
@@ -153,6 +156,9 @@ mod tests {
         push.route = route;
         push.query = Bytes::from_static(if route == Route::Ingest { b"name=a" } else { b"" });
         push.fields = Bytes::from_static(b"Content-Type: x/y\r\n");
+        if aim.is_some() {
+            push.fields = Bytes::from_static(b"Content-Type: x/y\r\nX-Passed: on\r\n");
+        }
         let mut out = Vec::new();
         writer.write(&mut out, &push, aim.unwrap_or_else(|| writer.aim(route)), 9999);
         String::from_utf8(out).unwrap()
@@ -194,9 +200,13 @@ mod tests {
             path: "/x?name=b",
             trusted: false,
         };
-        let head = head("http://u:p@h:1", Route::Ingest, Some(aim));
+        let head = head("http://u:p@h:1,header.X-Scope-OrgID=t", Route::Ingest, Some(aim));
         assert!(
-            head.starts_with("POST /x?name=b HTTP/1.1\r\nHost: evil\r\n") && !head.contains("Basic"),
+            head.starts_with("POST /x?name=b HTTP/1.1\r\nHost: evil\r\n")
+                && !head.contains("Basic")
+                && !head.contains("X-Scope")
+                && !head.contains("X-Passed")
+                && head.contains("Content-Type: x/y"),
             "{head}"
         );
     }

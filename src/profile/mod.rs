@@ -20,4 +20,5 @@ mod oracle;
 pub mod proto;
 pub mod push;
 pub mod query;
+pub mod rewriter;
 pub mod route;

@@ -1,0 +1,201 @@
+//! `/ingest` queries, the fast way: SDKs push under the same `name` again and again, and the rest of their queries needs no
+//! decoding. [`ingest::rewrite_query`] is the slow twin that says what is right; whatever is not plain goes through it.
+//!
+//! ```text
+//!  query ─▶ pieces, all plain but the name's value? ──no──▶ rewrite_query, and remember what the name became
+//!                     │ yes
+//!                     ▼
+//!           name's value known? ──yes──▶ sort the pieces, write them as they are, and the name as remembered
+//! ```
+//! Bounds: [`NAMES_MAX`] names of up to [`NAME_BYTES_MAX`] each way; beyond that everything is forgotten and learned anew,
+//! so a client that invents names costs what it cost without this.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::profile::ingest::{IngestError, rewrite_query};
+use crate::profile::labels::{LabelLimits, LabelRules};
+
+/// Names remembered at most: an edge gateway serves a few hundred applications.
+pub const NAMES_MAX: usize = 1024;
+/// A longer name is not remembered, in bytes; with [`NAMES_MAX`] that bounds the memory of one core to 8 MiB.
+pub const NAME_BYTES_MAX: usize = 4 << 10;
+/// More pieces than any SDK sends go the slow way.
+const PIECES_MAX: usize = 16;
+
+/// Rewrites the queries of one core.
+#[derive(Debug)]
+pub struct Rewriter {
+    rules: Arc<LabelRules>,
+    limits: LabelLimits,
+    /// From a `name` value as it stands in queries to what goes out for it.
+    names: HashMap<Box<[u8]>, Box<[u8]>>,
+}
+
+type Pieces<'q> = SmallVec<[(&'q [u8], &'q [u8]); PIECES_MAX]>;
+
+impl Rewriter {
+    /// A rewriter that knows no names yet.
+    pub fn new(rules: Arc<LabelRules>, limits: LabelLimits) -> Self {
+        Self {
+            rules,
+            limits,
+            names: HashMap::new(),
+        }
+    }
+
+    /// Appends the outgoing query to `out`, exactly as [`rewrite_query`] does.
+    ///
+    /// # Errors
+    /// Those of [`rewrite_query`]; `out` is then as it was.
+    pub fn rewrite(&mut self, query: &[u8], out: &mut Vec<u8>) -> Result<(), IngestError> {
+        let Some((mut pieces, name)) = plain_pieces(query) else {
+            return rewrite_query(query, &self.rules, &self.limits, out);
+        };
+        let Some(known) = self.names.get(name) else {
+            let start = out.len();
+            rewrite_query(query, &self.rules, &self.limits, out)?;
+            self.remember(name, &out[start..]);
+            return Ok(());
+        };
+        pieces.sort_by_key(|(key, _)| *key);
+        for (index, (key, value)) in pieces.iter().enumerate() {
+            if index > 0 {
+                out.push(b'&');
+            }
+            out.extend_from_slice(key);
+            out.push(b'=');
+            out.extend_from_slice(if *key == b"name" { known } else { value });
+        }
+        Ok(())
+    }
+
+    /// Remembers what `name` became in the outgoing query `sent`.
+    fn remember(&mut self, name: &[u8], sent: &[u8]) {
+        let became = sent
+            .split(|byte| *byte == b'&')
+            .find_map(|piece| piece.strip_prefix(b"name="));
+        let Some(became) = became.filter(|became| became.len().max(name.len()) <= NAME_BYTES_MAX) else {
+            return;
+        };
+        if self.names.len() >= NAMES_MAX {
+            self.names.clear();
+        }
+        self.names.insert(name.into(), became.into());
+    }
+}
+
+/// The pieces of a query that needs no decoding but for one `name`, and that name's value as it stands. `None` for any
+/// other query.
+fn plain_pieces(query: &[u8]) -> Option<(Pieces<'_>, &[u8])> {
+    let mut pieces = Pieces::new();
+    let mut name = None;
+    for piece in query.split(|byte| *byte == b'&') {
+        let split = memchr::memchr(b'=', piece)?;
+        let (key, value) = (&piece[..split], &piece[split + 1..]);
+        if key == b"name" {
+            if name.replace(value).is_some() || value.contains(&b';') {
+                return None;
+            }
+        } else if !is_plain(key) || !is_plain(value) {
+            return None;
+        }
+        if pieces.len() == PIECES_MAX {
+            return None;
+        }
+        pieces.push((key, value));
+    }
+    Some((pieces, name?))
+}
+
+/// Whether Go's encoding leaves every byte as it is (WIRE.md 2.6).
+fn is_plain(text: &[u8]) -> bool {
+    text.iter()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rewriter() -> Rewriter {
+        let rules = LabelRules::new(vec![("region".into(), "eu".into())]).unwrap();
+        Rewriter::new(Arc::new(rules), LabelLimits::default())
+    }
+
+    fn both(
+        rewriter: &mut Rewriter,
+        query: &[u8],
+    ) -> (Result<Vec<u8>, IngestError>, Result<Vec<u8>, IngestError>) {
+        let (mut fast, mut slow) = (b"x".to_vec(), b"x".to_vec());
+        let fast_result = rewriter.rewrite(query, &mut fast);
+        let slow_result = rewrite_query(query, &rewriter.rules, &rewriter.limits, &mut slow);
+        (fast_result.map(|()| fast), slow_result.map(|()| slow))
+    }
+
+    #[test]
+    fn a_known_name_is_written_as_the_slow_way_writes_it() {
+        let mut rewriter = rewriter();
+        for query in [
+            "until=2&from=1&name=app%7Bz=1%7D&a=3&a=1&format=pprof",
+            "name=app%7Bz=1%7D",
+            "name=app%7Bz=1%7D&name=b",
+            "name=app%7Bz=1%7D&a=%20",
+            "name=app%7Bz=1%7D&&a=1",
+            "name=app%7Bz=1%7D&a",
+            "name=app%7Bz=1%7D;x",
+            "=1&name=app%7Bz=1%7D",
+            "name=",
+            "a=1",
+            "name=%",
+            "",
+        ] {
+            for _ in 0..3 {
+                let (fast, slow) = both(&mut rewriter, query.as_bytes());
+                assert_eq!(fast, slow, "{query}");
+            }
+        }
+        assert!(rewriter.names.contains_key(&b"app%7Bz=1%7D"[..]));
+    }
+
+    #[test]
+    fn names_are_bounded_in_number_and_size() {
+        let mut rewriter = rewriter();
+        for number in 0..3 * NAMES_MAX {
+            rewriter
+                .rewrite(format!("name=app{number}").as_bytes(), &mut Vec::new())
+                .unwrap();
+            assert!(rewriter.names.len() <= NAMES_MAX);
+        }
+        let long = format!("name=app%7Ba={}%7D", "v".repeat(NAME_BYTES_MAX));
+        let before = rewriter.names.len();
+        rewriter.rewrite(long.as_bytes(), &mut Vec::new()).unwrap();
+        assert_eq!(rewriter.names.len(), before);
+    }
+
+    proptest! {
+        /// Queries made of what queries are made of: fast and slow agree, first, second and third time.
+        #[test]
+        fn fast_equals_slow(queries in prop::collection::vec(
+            prop::collection::vec(
+                prop_oneof![
+                    Just("name=a"), Just("name=a%7Bb%3Dc%7D"), Just("name=b+c"), Just("name"), Just("name=%zz"),
+                    Just("a=1"), Just("a=2"), Just("b"), Just("c=%41"), Just(""), Just("d=~x"), Just("na%6de=q"),
+                    Just("z=;"), Just("=v"), Just("name=a{b=c}"), Just("Name=x"), Just("e=ü"),
+                ], 0..20),
+            1..8,
+        )) {
+            let mut rewriter = rewriter();
+            for _ in 0..3 {
+                for pieces in &queries {
+                    let (fast, slow) = both(&mut rewriter, pieces.join("&").as_bytes());
+                    prop_assert_eq!(fast, slow);
+                }
+            }
+        }
+    }
+}
