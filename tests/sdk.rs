@@ -121,7 +121,8 @@ fn set_up(language: &str) -> bool {
         said.stdout,
         said.stderr
     );
-    let skipped = said.stdout.lines().find(|line| line.starts_with("skip "));
+    let mark = format!("skip {language}: ");
+    let skipped = said.stdout.lines().find_map(|line| line.strip_prefix(&mark));
     if let Some(why) = skipped {
         skip(&format!("sdk {language}"), why);
     }
