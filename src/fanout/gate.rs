@@ -19,6 +19,11 @@ use crate::runtime::doorbell::Doorbell;
 /// many can arrive only while that core is not scheduled at all. 16 bytes each.
 const CROSSING_PARCELS_MAX: usize = 16_384;
 
+/// Parcels waiting beyond which a gate is crowded: one turn of a default window.
+const CROWDED_PARCELS: u64 = 64;
+/// Bytes held beyond which it is crowded: what fits the caches of a core beside everything else.
+const CROWDED_BYTES: u64 = 4 << 20;
+
 /// Which destination, counted in the order of `--to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DestinationId(pub usize);
@@ -209,6 +214,17 @@ impl Gate {
     /// The next parcel in the crossing, if any.
     pub fn take(&self) -> Option<Parcel> {
         self.receiver.try_recv().ok()
+    }
+
+    /// Whether parcels for a destination that answers come faster than they are sent: more wait than its writer takes in a
+    /// turn, or so many bytes that they leave the cache before they are read again.
+    pub(super) fn is_crowded(&self) -> bool {
+        let books = &self.inbound;
+        let waiting = books.held_parcels.load(Ordering::Relaxed);
+        let waiting = waiting.saturating_sub(self.outbound.in_flight.load(Ordering::Relaxed));
+        let is_much = waiting > CROWDED_PARCELS
+            || waiting > 0 && books.held_bytes.load(Ordering::Relaxed) > CROWDED_BYTES;
+        is_much && self.status.is_up()
     }
 
     /// Whether more is held than the budget allows, so that the oldest has to go. A single parcel never is too much.

@@ -70,6 +70,11 @@ impl Fanout {
         self.gates.is_empty()
     }
 
+    /// Whether a destination that answers gets parcels faster than they are sent.
+    pub fn is_crowded(&self) -> bool {
+        self.gates.iter().any(|gate| gate.is_crowded())
+    }
+
     /// Puts one parcel of `push` on every destination's queue: on all, or under `--overflow refuse` on none.
     ///
     /// # Errors

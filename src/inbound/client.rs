@@ -41,6 +41,10 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Once a shutdown has begun, how long a client that has just connected may take to send its first bytes.
 const LAST_REQUEST_WAIT: Duration = Duration::from_millis(50);
 
+/// Turns of its core's loop that a push gives to writers which are behind, each at least [`TURN_MIN`].
+const TURNS_GIVEN: usize = 8;
+const TURN_MIN: Duration = Duration::from_millis(1);
+
 /// Serves one connection to its end.
 pub async fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) {
     socket::tune_client(&stream);
@@ -539,6 +543,7 @@ async fn offer(inbound: &Inbound, parts: PushParts) -> Result<(), Refusal> {
     let push = Arc::new(Push::new(parts, mode, setup.fanout.len()));
     setup.fanout.offer(&push)?;
     if mode == AckMode::Detached {
+        give_way(inbound).await;
         return Ok(());
     }
     let verdict = match deadline {
@@ -551,6 +556,18 @@ async fn offer(inbound: &Inbound, parts: PushParts) -> Result<(), Refusal> {
         }
     };
     Refusal::from_verdict(verdict).map_or(Ok(()), Err)
+}
+
+/// Lets the writers of a busy core work where parcels come faster than they are sent: otherwise clients would fill the
+/// queues of good destinations as fast as one core can receive, and the queues would overflow. Where the core has time to
+/// spare it is the destination that is slow, and that is no concern of clients.
+async fn give_way(inbound: &Inbound) {
+    for _ in 0..TURNS_GIVEN {
+        if !inbound.sweeper.is_busy() || !inbound.setup.fanout.is_crowded() {
+            return;
+        }
+        monoio::time::sleep(TURN_MIN).await;
+    }
 }
 
 /// A refusal as a Connect or gRPC error: code, message, and when to come back.

@@ -20,6 +20,8 @@ use super::socket;
 
 /// How late a timeout may be.
 pub const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// A sweep that is later than this finds its core busy: timers are late by up to 1 ms anyway.
+const BUSY_LAG: Duration = Duration::from_millis(2);
 /// A receive buffer that has waited this long for a request is taken back.
 const BUFFER_IDLE_MAX: Duration = Duration::from_secs(1);
 
@@ -29,6 +31,7 @@ pub const YIELD_IDLE_MIN: Duration = Duration::from_millis(200);
 /// All connections of one core.
 #[derive(Default)]
 pub struct Sweeper {
+    busy: Cell<bool>,
     cells: RefCell<Vec<Rc<WatchCell>>>,
 }
 
@@ -124,11 +127,20 @@ impl Sweeper {
         }
     }
 
+    /// Whether a turn of this core's loop takes long, so that what waits here waits for the core itself. Known to within
+    /// [`SWEEP_EVERY`].
+    pub fn is_busy(&self) -> bool {
+        self.busy.get()
+    }
+
     /// Sweeps until the core ends.
     pub async fn run(self: Rc<Self>) {
         loop {
+            let slept = clock::now();
             monoio::time::sleep(SWEEP_EVERY).await;
-            self.sweep(clock::now());
+            let now = clock::now();
+            self.busy.set(now.since(slept) > SWEEP_EVERY + BUSY_LAG);
+            self.sweep(now);
         }
     }
 }
