@@ -163,23 +163,46 @@ impl Gate {
         }
     }
 
-    /// Takes `weight` of the budget if it fits. A single parcel always does.
-    pub(super) fn try_reserve(&self, weight: u64) -> bool {
-        let before = self.inbound.held_weight.fetch_add(weight, Ordering::Relaxed);
-        if before > 0 && before.saturating_add(weight) > self.bytes_max || self.sender.is_full() {
-            self.unreserve(weight);
+    /// Takes what `push` weighs and pins out of the budget if it fits. A single parcel always does.
+    pub(super) fn try_reserve(&self, push: &Push) -> bool {
+        self.reserve(push);
+        let held = &self.inbound;
+        let others = held
+            .held_weight
+            .load(Ordering::Relaxed)
+            .saturating_sub(push.weight());
+        if others > 0 && self.exceeds(1) || self.sender.is_full() {
+            self.unreserve(push);
             return false;
         }
         true
     }
 
-    /// Takes `weight` of the budget whether or not it fits: the writer core makes room from the oldest.
-    pub(super) fn reserve(&self, weight: u64) {
-        self.inbound.held_weight.fetch_add(weight, Ordering::Relaxed);
+    /// Takes it whether or not it fits: the writer core makes room from the oldest.
+    pub(super) fn reserve(&self, push: &Push) {
+        self.inbound
+            .held_weight
+            .fetch_add(push.weight(), Ordering::Relaxed);
+        self.inbound
+            .held_pinned_bytes
+            .fetch_add(push.pinned_bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn unreserve(&self, weight: u64) {
-        self.inbound.held_weight.fetch_sub(weight, Ordering::Relaxed);
+    pub(super) fn unreserve(&self, push: &Push) {
+        self.inbound
+            .held_weight
+            .fetch_sub(push.weight(), Ordering::Relaxed);
+        self.inbound
+            .held_pinned_bytes
+            .fetch_sub(push.pinned_bytes, Ordering::Relaxed);
+    }
+
+    /// Whether more is held than `times` the budget.
+    fn exceeds(&self, times: u64) -> bool {
+        let held = &self.inbound;
+        let is_heavy = held.held_weight.load(Ordering::Relaxed) > self.bytes_max.saturating_mul(times);
+        let pinned = held.held_pinned_bytes.load(Ordering::Relaxed);
+        is_heavy || pinned > self.pinned_bytes_max.saturating_mul(times)
     }
 
     /// Queues a parcel whose weight has been reserved. If the crossing is full, its oldest parcel makes room.
@@ -193,9 +216,6 @@ impl Gate {
         books
             .held_bytes
             .fetch_add(parcel.ticket.push().bytes, Ordering::Relaxed);
-        books
-            .held_pinned_bytes
-            .fetch_add(parcel.ticket.push().pinned_bytes, Ordering::Relaxed);
         let mut parcel = parcel;
         loop {
             match self.sender.try_send(parcel) {
@@ -206,6 +226,14 @@ impl Gate {
                         oldest.ticket.drop_for(DropReason::Overflow);
                     }
                 }
+            }
+        }
+        // Its consumer makes room from its oldest; where it does not come to that (an archive's disk hangs), nobody else may
+        // suffer, and what lies here makes room instead.
+        while self.exceeds(2) && self.receiver.len() > 1 {
+            match self.receiver.try_recv() {
+                Ok(oldest) => oldest.ticket.drop_for(DropReason::Overflow),
+                Err(_) => break,
             }
         }
         self.doorbell.ring();
@@ -229,10 +257,7 @@ impl Gate {
 
     /// Whether more is held than the budget allows, so that the oldest has to go. A single parcel never is too much.
     pub fn is_over_budget(&self) -> bool {
-        let held = &self.inbound;
-        let is_heavy = held.held_weight.load(Ordering::Relaxed) > self.bytes_max;
-        let pins_much = held.held_pinned_bytes.load(Ordering::Relaxed) > self.pinned_bytes_max;
-        (is_heavy || pins_much) && self.held_parcels() > 1
+        self.exceeds(1) && self.held_parcels() > 1
     }
 
     /// The process leaves: tickets lost from now on are lost to the shutdown.
@@ -387,5 +412,30 @@ mod tests {
             3,
             "the oldest went first"
         );
+    }
+
+    #[test]
+    fn a_consumer_that_hangs_holds_no_more_than_twice_the_budget() {
+        let weight = push(10, AckMode::Detached, 1).weight();
+        let gate = gate(10 * weight);
+        let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
+        for _ in 0..100 {
+            fanout.offer(&Arc::new(push(10, AckMode::Detached, 1))).unwrap();
+        }
+        let books = gate.books();
+        assert!(books.balance() && books.held_parcels <= 20, "{books:?}");
+    }
+
+    #[test]
+    fn refuse_looks_at_what_is_pinned_too() {
+        let pinned = push(10, AckMode::Detached, 1).pinned_bytes;
+        let gate = Gate::new(DestinationId(0), "one".into(), u64::MAX).with_pinned_bytes_max(3 * pinned);
+        let gate: &'static Gate = Box::leak(Box::new(gate));
+        let fanout = Fanout::new(vec![gate], Overflow::Refuse);
+        let taken = (0..10)
+            .filter(|_| fanout.offer(&Arc::new(push(10, AckMode::Detached, 1))).is_ok())
+            .count();
+        assert_eq!(taken, 3);
+        assert!(!gate.is_over_budget(), "what was taken stays");
     }
 }

@@ -80,16 +80,15 @@ impl Fanout {
     /// # Errors
     /// [`OfferRefused::QueueFull`] when a queue may not overflow and is full; nothing has been queued then.
     pub fn offer(&self, push: &Arc<Push>) -> Result<(), OfferRefused> {
-        let weight = push.weight();
         if self.overflow == Overflow::Refuse {
             for (index, gate) in self.gates.iter().enumerate() {
-                if !gate.try_reserve(weight) {
-                    self.gates[..index].iter().for_each(|gate| gate.unreserve(weight));
+                if !gate.try_reserve(push) {
+                    self.gates[..index].iter().for_each(|gate| gate.unreserve(push));
                     return Err(OfferRefused::QueueFull);
                 }
             }
         } else {
-            self.gates.iter().for_each(|gate| gate.reserve(weight));
+            self.gates.iter().for_each(|gate| gate.reserve(push));
         }
         for gate in &self.gates {
             gate.accept(Parcel {

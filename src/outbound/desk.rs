@@ -89,7 +89,9 @@ impl Desk {
             let Some(parcel) = self.take_oldest() else { break };
             parcel.ticket.drop_for(DropReason::Overflow);
         }
-        while let Some(parcel) = self.queue.take_older_than(self.age_limit(now)) {
+        let limit = self.age_limit(now);
+        while self.oldest().is_some_and(|oldest| oldest < limit) {
+            let Some(parcel) = self.take_oldest() else { break };
             parcel.ticket.drop_for(DropReason::TooOld);
         }
     }
@@ -142,7 +144,8 @@ impl Desk {
             true => due.max(now.after(BUDGET_RECHECK)),
             false => due,
         });
-        let probe = if self.queue.is_empty() {
+        // A probe under way changes things when it ends.
+        let probe = if self.queue.is_empty() || self.in_flight > 0 {
             None
         } else {
             self.health.probe_at()
@@ -173,6 +176,18 @@ impl Desk {
     /// Parcels on the wire.
     pub fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    /// Makes every retry due: a shutdown has begun, and what has recovered meanwhile shall get its parcels.
+    pub fn hurry(&mut self) {
+        while let Some(parcel) = self.waiting.take_next() {
+            self.queue.put_back(parcel.ticket.push().accepted, parcel);
+        }
+    }
+
+    /// Whether something waits and may be sent now.
+    pub fn has_room(&self, now: Mono) -> bool {
+        !self.queue.is_empty() && self.in_flight < self.health.window(now)
     }
 
     /// Gives up everything that waits: the drain timeout has run out.
@@ -234,6 +249,10 @@ impl Desk {
     }
 
     fn wait_or_give_up(&mut self, mut parcel: Parcel, trouble: Trouble, now: Mono, random: f64) {
+        if trouble == Trouble::Silent && !self.is_up() && !parcel.ticket.push().is_awaited() {
+            self.queue.put_back(parcel.ticket.push().accepted, parcel);
+            return;
+        }
         parcel.attempts = parcel.attempts.saturating_add(1);
         let attempts_max = self.limits.max_retries;
         if attempts_max > 0 && parcel.attempts >= attempts_max {
@@ -245,10 +264,6 @@ impl Desk {
             return;
         }
         let push = parcel.ticket.push().clone();
-        if trouble == Trouble::Silent && !self.is_up() && !push.is_awaited() {
-            self.queue.put_back(push.accepted, parcel);
-            return;
-        }
         let after = match trouble {
             Trouble::Answered { after, .. } => after,
             Trouble::Silent => None,
@@ -407,6 +422,56 @@ mod tests {
         bench.desk.accept(bench.gate, at(60_001));
         assert!(bench.desk.next(at(100_000), 0.0).is_none());
         assert_eq!(bench.dropped(DropReason::TooOld), 2);
+    }
+
+    #[test]
+    fn retries_too_old_go_whatever_the_budget_says() {
+        let mut bench = bench(0, 1 << 20);
+        let busy = Trouble::Answered {
+            status: 503,
+            code: None,
+            after: None,
+        };
+        for _ in 0..500 {
+            bench.offer(AckMode::Detached, at(0));
+            let parcel = bench.desk.next(at(0), 0.0).expect("the window is open");
+            bench.desk.trouble(parcel, busy, at(0), 0.0);
+        }
+        bench.desk.accept(bench.gate, at(61_000));
+        assert_eq!(bench.dropped(DropReason::TooOld), 500);
+    }
+
+    #[test]
+    fn a_probe_costs_no_attempt_and_is_not_waited_for_by_the_clock() {
+        let mut bench = bench(2, 1 << 20);
+        for _ in 0..2 {
+            bench.offer(AckMode::Detached, at(0));
+        }
+        let mut now = 0;
+        while now < 50_000 {
+            if let Some(parcel) = bench.desk.next(at(now), 0.5) {
+                if !bench.desk.is_up() {
+                    assert_eq!(
+                        bench.desk.wake_at(at(now)).filter(|wake| *wake <= at(now)),
+                        None,
+                        "it would spin"
+                    );
+                }
+                bench.desk.trouble(parcel, Trouble::Silent, at(now), 0.5);
+            }
+            // A third parcel keeps failures coming until it is down.
+            if bench.desk.is_up() {
+                bench.offer(AckMode::Detached, at(now));
+            }
+            now += 100;
+        }
+        assert!(!bench.desk.is_up());
+        let lost_to_probes = bench.dropped(DropReason::RetriesExhausted);
+        bench.desk.accept(bench.gate, at(now));
+        assert!(
+            lost_to_probes <= 2,
+            "{lost_to_probes} lost: only what failed before it was known to be down"
+        );
     }
 
     proptest! {

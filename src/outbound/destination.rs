@@ -90,6 +90,12 @@ impl Destination {
         destination
     }
 
+    /// A shutdown has begun: what waits for a retry is tried now.
+    pub fn hurry(&self) {
+        self.desk.borrow_mut().hurry();
+        self.setup.gate.doorbell.ring();
+    }
+
     /// Gives up all that waits: the drain timeout has run out. What is in flight ends by its own timeout.
     pub fn give_up(&self, reason: DropReason) {
         let mut desk = self.desk.borrow_mut();
@@ -275,7 +281,8 @@ impl Destination {
                 tracing::warn!(destination = %gate.name, waiting = held, reason, "destination is down, its profiles wait");
             }
         }
-        if changed || self.desk.borrow().wake_at(now).is_some() {
+        let desk = self.desk.borrow();
+        if changed || desk.has_room(now) || desk.wake_at(now).is_some() {
             gate.doorbell.ring();
         }
     }
@@ -406,7 +413,13 @@ impl Lane {
             .await
             .unwrap_or(None);
         let address = resolved.ok_or(AttemptError::Unresolved)?;
-        let mut connection = Connection::open(address, left(deadline), &destination.sweeper).await?;
+        let mut connection = Connection::open(
+            address,
+            left(deadline),
+            destination.setup.plan.remote_timeout,
+            &destination.sweeper,
+        )
+        .await?;
         self.load(push, aim, deadline);
         Ok(connection.exchange(&mut self.scratch, deadline).await?.reply)
     }
@@ -438,7 +451,13 @@ impl Lane {
         let addresses = &destination.setup.addresses;
         let _ = monoio::time::timeout(left(deadline), addresses.looked_up()).await;
         let address = addresses.pick(turn).ok_or(AttemptError::Unresolved)?;
-        let connection = Connection::open(address, left(deadline), &destination.sweeper).await?;
+        let connection = Connection::open(
+            address,
+            left(deadline),
+            destination.setup.plan.remote_timeout,
+            &destination.sweeper,
+        )
+        .await?;
         destination.setup.gate.status.connection(1);
         Ok(connection)
     }

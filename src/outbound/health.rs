@@ -94,6 +94,9 @@ impl Health {
 
     /// An attempt ended without an answer. Returns whether this made the destination down. `random` is in `[0, 1)`.
     pub fn failed(&mut self, now: Mono, min_backoff: Duration, random: f64) -> bool {
+        if self.down.as_ref().is_some_and(|down| now < down.probe_at) {
+            return false; // a straggler, sent before it went down: no probe has failed
+        }
         self.failures = self.failures.saturating_add(1);
         let was_up = self.down.is_none();
         if was_up && self.failures < DOWN_AFTER {
