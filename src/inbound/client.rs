@@ -259,7 +259,12 @@ impl Client {
         handled: &mut Handled,
     ) -> Result<(), Refusal> {
         if head.expect_continue && !self.inlet.has_whole_body(head) {
+            let plan = &self.inbound.setup.plan;
+            self.watch
+                .arm(clock::now().after(plan.write_timeout), Expiry::Stop);
             let (sent, _) = self.write.write_all(answer::CONTINUE).await;
+            self.watch
+                .arm(started.after(plan.read_timeout), Expiry::StopReceiving);
             if sent.is_err() {
                 handled.body = BodyState::Broken;
                 return Err(ReceiveError::Truncated.into());
@@ -293,6 +298,7 @@ impl Client {
             charge: None,
         };
         let mut rejected = None;
+        let mut new_bytes = 0;
         match handled.dress {
             Some(dress) if setup.plan.labels == LabelMode::Alloy => {
                 let spliced = push_body(body, dress, &setup.rules, setup.plan.body_limit, &setup.memory)?;
@@ -300,6 +306,7 @@ impl Client {
                 if spliced.series == 0 {
                     return rejected.map_or(Ok(()), Err);
                 }
+                new_bytes = spliced.new_bytes;
                 parts.bytes = spliced.bytes;
                 parts.profile_bytes = spliced.raw_bytes;
                 parts.profiles = spliced.profiles;
@@ -315,7 +322,7 @@ impl Client {
         }
         // Inflated or rewritten, a body pins what it has become.
         parts.pinned_bytes = parts.pinned_bytes.max(parts.bytes);
-        let charge = setup.memory.try_charge(parts.overhead());
+        let charge = setup.memory.try_charge(parts.overhead() + new_bytes);
         parts.charge = Some(charge.ok_or(ReceiveError::NoMemory)?);
         offer(&inbound, parts).await?;
         rejected.map_or(Ok(()), Err)
@@ -340,6 +347,9 @@ impl Client {
         } else {
             Connection::after(head)
         };
+        if skips && connection == Connection::Close {
+            return self.answer_and_close(head, handled, started).await;
+        }
         let status = self.write_result(head, &handled, connection);
         let sent = self.send().await;
         self.count(head.method, &handled, status, started);

@@ -285,8 +285,8 @@ impl Inlet {
         let mut body = Body::default();
         let mut at = self.start + head_bytes;
         self.charge_buffer()?;
+        let mut pieces: SmallVec<[std::ops::Range<usize>; 16]> = SmallVec::new();
         loop {
-            let mut pieces: SmallVec<[std::ops::Range<usize>; 16]> = SmallVec::new();
             let end = loop {
                 match decoder.next(&self.buffer[at..])? {
                     Piece::Data(range) => {
@@ -302,10 +302,16 @@ impl Inlet {
                     Piece::End(used) => break Some(at + used),
                 }
             };
+            at = self.buffer.len();
+            if end.is_none() && at < self.buffer.capacity() {
+                // However little a receive brings, a buffer is filled before the next one is taken.
+                self.fill().await?;
+                continue;
+            }
             if !pieces.is_empty() {
-                let frozen = self.freeze(end.unwrap_or(self.buffer.len()));
+                let frozen = self.freeze(end.unwrap_or(at));
                 body.segments
-                    .extend(pieces.into_iter().map(|piece| frozen.slice(piece)));
+                    .extend(pieces.drain(..).map(|piece| frozen.slice(piece)));
             } else if let Some(end) = end {
                 self.start = end;
             }

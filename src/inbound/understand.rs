@@ -23,7 +23,7 @@ use crate::profile::labels::{LabelLimits, LabelRules};
 use crate::profile::push::{RejectedSeries, Spliced, splice};
 use crate::profile::rewriter::Rewriter;
 use crate::profile::route::{Route, Routed, route};
-use crate::runtime::pool::{Charge, MemoryBudget, hold_charges};
+use crate::runtime::pool::{Charge, MemoryBudget, hold_charge};
 
 /// Why a request is not served. One variant per kind of answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -344,12 +344,16 @@ fn inflate(
             None => false,
         },
     );
-    let charges = Arc::new(charges);
+    // What inflating took at most is given back; each block holds what it is.
+    drop(charges);
     match inflated {
-        Ok(blocks) => Ok(blocks
+        Ok(blocks) => blocks
             .into_iter()
-            .map(|block| hold_charges(block, &charges))
-            .collect()),
+            .map(|block| {
+                let charge = memory.try_charge(block.len()).ok_or(ReceiveError::NoMemory)?;
+                Ok(hold_charge(block, charge))
+            })
+            .collect(),
         Err(InflateError::NoMemory) => Err(ReceiveError::NoMemory.into()),
         Err(error @ InflateError::TooLarge) => Err(Refusal::because(
             413,
@@ -381,9 +385,10 @@ fn json_to_proto(segments: &[Bytes], memory: &Arc<MemoryBudget>) -> Result<Small
             error.to_string(),
         )
     })?;
-    Ok([hold_charges(Bytes::from(proto), &Arc::new(vec![charge]))]
-        .into_iter()
-        .collect())
+    drop(charge);
+    let proto = Bytes::from(proto.into_boxed_slice());
+    let charge = memory.try_charge(proto.len()).ok_or(ReceiveError::NoMemory)?;
+    Ok([hold_charge(proto, charge)].into_iter().collect())
 }
 
 /// The body of the fuzz target `connection`: everything that happens to a connection's bytes between the socket and the

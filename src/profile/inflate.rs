@@ -68,7 +68,8 @@ pub fn gunzip(
         let block_is_full = filled == size;
         if filled > 0 {
             block.truncate(filled);
-            blocks.push(Bytes::from(block));
+            // Exactly as large as what it holds, so that a caller may count its length.
+            blocks.push(Bytes::from(block.into_boxed_slice()));
         }
         if !block_is_full {
             return Ok(blocks);

@@ -61,6 +61,8 @@ pub struct Spliced {
     pub profiles: u32,
     /// The sum of the forwarded samples' `raw_profile` lengths, in bytes.
     pub raw_bytes: u64,
+    /// Bytes that were newly written for it: labels and message heads.
+    pub new_bytes: usize,
     /// Series left out, the first [`REJECTED_MAX`] of them.
     pub rejected: Vec<RejectedSeries>,
     /// How many series were left out in all.
@@ -168,6 +170,7 @@ pub fn splice(body: &[Bytes], rules: &LabelRules, limits: &LabelLimits) -> Resul
         let mut spliced = Spliced::default();
         let walked = walk_request(body, rules, limits, &mut out, &mut spliced);
         if walked.is_ok() {
+            spliced.new_bytes = out.new.len();
             out.into_segments(body, &mut spliced);
         }
         scratch.shrink_to(SCRATCH_BYTES_KEPT);

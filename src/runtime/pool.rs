@@ -146,17 +146,17 @@ pub fn freeze(buffer: Buffer, charge: Option<Charge>) -> Bytes {
     })
 }
 
-/// Ties charges to the life of `bytes` that somebody else allocated (an inflated body).
-pub fn hold_charges(bytes: Bytes, charges: &Arc<Vec<Charge>>) -> Bytes {
+/// Ties a charge to the life of `bytes` that somebody else allocated (an inflated body).
+pub fn hold_charge(bytes: Bytes, charge: Charge) -> Bytes {
     Bytes::from_owner(Charged {
         bytes,
-        _charges: charges.clone(),
+        _charge: charge,
     })
 }
 
 struct Charged {
     bytes: Bytes,
-    _charges: Arc<Vec<Charge>>,
+    _charge: Charge,
 }
 
 impl AsRef<[u8]> for Charged {
