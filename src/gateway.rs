@@ -226,6 +226,12 @@ impl Gateway {
         for core in self.cores {
             let _ = core.join();
         }
+        // What came in after the cores had given up and before they ended.
+        for gate in &self.gates {
+            while let Some(parcel) = gate.take() {
+                parcel.ticket.drop_for(DropReason::Shutdown);
+            }
+        }
         // A write that hangs in the kernel cannot be interrupted: such a thread ends with the process.
         let last = clock::now().after(LAST_OUTCOMES_WAIT);
         wait_until(last, || {
@@ -369,21 +375,29 @@ fn destinations(
 
 /// The life of one core.
 async fn run_core(setup: CoreSetup) {
+    let CoreSetup {
+        inbound,
+        destinations,
+        mut phase,
+        ready,
+    } = setup;
     let sweeper = Rc::new(Sweeper::default());
     monoio::spawn(sweeper.clone().run());
-    let destinations: Vec<Rc<Destination>> = setup
-        .destinations
+    let destinations: Vec<Rc<Destination>> = destinations
         .into_iter()
         .map(|one| Destination::start(one, sweeper.clone()))
         .collect();
-    if let Some((inbound, listeners)) = setup.inbound
+    if let Some((inbound, listeners)) = inbound
         && let Err(error) = Inbound::start(inbound, listeners, sweeper)
     {
-        let _ = setup.ready.send(Err(error));
+        let _ = ready.send(Err(error));
         return;
     }
-    let _ = setup.ready.send(Ok(()));
-    let mut phase = setup.phase;
+    let _ = ready.send(Ok(()));
+    // Whoever waits for the cores to start must notice one that never sends: no sender may outlive the start.
+    drop(ready);
+    phase::reached(&mut phase, Phase::Draining).await;
+    destinations.iter().for_each(|destination| destination.hurry());
     phase::reached(&mut phase, Phase::GivingUp).await;
     destinations
         .iter()

@@ -28,6 +28,15 @@ const HEADERS_RESERVED: [&str; 14] = [
     "upgrade",
 ];
 
+/// Options that mean something for a folder.
+const FILE_OPTIONS: [&str; 5] = [
+    "queue-limit",
+    "max-age",
+    "min-backoff",
+    "max-backoff",
+    "max-retries",
+];
+
 /// A value that no log line, page, metric or answer ever shows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -164,6 +173,12 @@ impl DestinationPlan {
             if seen.contains(&key) {
                 return Err(format!("option '{key}' is given twice"));
             }
+            if !plan.is_http() && !FILE_OPTIONS.contains(&key) {
+                return Err(format!(
+                    "option '{key}' is for http:// destinations; a folder knows {}",
+                    FILE_OPTIONS.join(", ")
+                ));
+            }
             seen.push(key);
             plan.set(key, value)?;
         }
@@ -190,6 +205,11 @@ impl DestinationPlan {
             .check()
             .map_err(|bad| format!("{}={}: {}", &bad.flag[2..], bad.value, bad.problem))?;
         Ok(plan)
+    }
+
+    /// Whether it is a server rather than a folder.
+    pub fn is_http(&self) -> bool {
+        matches!(self.target, DestinationTarget::Http { .. })
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
@@ -525,6 +545,7 @@ mod tests {
             ("http://x,inflight=0", "inflight"),
             ("http://x,inflight=1,inflight=2", "twice"),
             ("http://x,max-age=5", "unit"),
+            ("file:x,inflight=3", "http:// destinations"),
             ("http://x,colour=red", "unknown option 'colour'"),
             ("http://x,header.Host=y", "Host"),
             ("http://x,min-backoff=10s,max-backoff=1s", "longer"),

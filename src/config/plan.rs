@@ -124,7 +124,12 @@ impl Plan {
         let body_limit = flags.body_limit.unwrap_or(BODY_LIMIT.min(queue_limit));
         let destinations = destinations(flags, queue_limit, &mut errors);
         check_sizes(flags, body_limit, &destinations, &mut errors);
-        let (cores, writers) = threads(flags, host, destinations.len(), &mut errors);
+        let (cores, writers) = threads(
+            flags,
+            host,
+            destinations.iter().filter(|one| one.is_http()).count(),
+            &mut errors,
+        );
         let plan = Self {
             listen: listen(flags, &mut errors),
             admin: admin(flags, &mut errors),
@@ -162,6 +167,13 @@ impl Plan {
 
     /// The core that owns destination `index`: writers are the last cores.
     pub fn writer_core(&self, index: usize) -> usize {
+        // An archive has a thread of its own, so it takes no core's turn.
+        let index = self
+            .destinations
+            .iter()
+            .take(index)
+            .filter(|one| one.is_http())
+            .count();
         if self.writers == 0 {
             index % self.cores
         } else {

@@ -94,17 +94,18 @@ pub struct Exchanged {
 }
 
 impl Connection {
-    /// Connects to `address` within `timeout`.
+    /// Connects to `address` within `timeout`. A peer that acknowledges nothing for `silence_max` is given up.
     pub async fn open(
         address: SocketAddr,
         timeout: Duration,
+        silence_max: Duration,
         sweeper: &Rc<Sweeper>,
     ) -> Result<Self, AttemptError> {
         let stream = match monoio::time::timeout(timeout, TcpStream::connect_addr(address)).await {
             Ok(connected) => connected.map_err(|error| AttemptError::Connect(error.kind()))?,
             Err(_) => return Err(AttemptError::Connect(io::ErrorKind::TimedOut)),
         };
-        socket::tune_destination(&stream, timeout);
+        socket::tune_destination(&stream, silence_max);
         let fd = stream.as_raw_fd();
         let (read, write) = stream.into_split();
         Ok(Self {
@@ -189,16 +190,19 @@ impl Connection {
     }
 }
 
-/// Writes the rest of a message while listening. Returns whether all of it went out (false: an answer came first), what
-/// was received so far, and the message.
+/// Writes the rest of a message while listening. Returns whether all of it went out (false: a refusal came first), what was
+/// received so far, and the message. Interim answers and an early success do not stop the writing.
 async fn write_rest(
     write: &mut OwnedWriteHalf<TcpStream>,
     gather: Gather,
     read: &mut OwnedReadHalf<TcpStream>,
     received: Vec<u8>,
 ) -> (Result<bool, io::ErrorKind>, Vec<u8>, Gather) {
-    let room = received.capacity();
-    let mut listening = pin!(read.read(received.slice_mut(0..room)));
+    let mut listening = pin!(async move {
+        let mut received = received;
+        let heard = hear(read, &mut received).await;
+        (heard, received)
+    });
     let mut writing = pin!(async move {
         let mut gather = gather;
         loop {
@@ -212,27 +216,64 @@ async fn write_rest(
             }
         }
     });
-    let mut wrote = None;
-    poll_fn(|context| {
+    let (mut wrote, mut heard) = (None, None);
+    let (heard, received) = poll_fn(|context| {
         if wrote.is_none()
             && let Poll::Ready(done) = writing.as_mut().poll(context)
         {
             wrote = Some(done);
         }
-        match listening.as_mut().poll(context) {
-            Poll::Ready((heard, buffer)) => {
-                let (sent, gather) = wrote.take().unwrap_or((Ok(false), Gather::default()));
-                let sent = match heard {
-                    Ok(1..) => sent,
-                    Ok(0) => Err(io::ErrorKind::UnexpectedEof),
-                    Err(error) => Err(error.kind()),
-                };
-                Poll::Ready((sent, buffer.into_inner(), gather))
-            }
-            Poll::Pending => Poll::Pending,
+        if heard.is_none()
+            && let Poll::Ready(got) = listening.as_mut().poll(context)
+        {
+            heard = Some(got);
+        }
+        match &heard {
+            None | Some((Heard::Success, _)) if wrote.is_none() => Poll::Pending,
+            _ => heard.take().map_or(Poll::Pending, Poll::Ready),
         }
     })
-    .await
+    .await;
+    let (sent, gather) = wrote.unwrap_or((Ok(false), Gather::default()));
+    match heard {
+        Heard::Success | Heard::Refusal => (sent, received, gather),
+        Heard::Closed(kind) => (Err(kind), received, gather),
+    }
+}
+
+/// What came first while a message was being written.
+enum Heard {
+    /// The head of a 2xx.
+    Success,
+    /// The head of another final answer, or no good HTTP.
+    Refusal,
+    /// The end of the connection.
+    Closed(io::ErrorKind),
+}
+
+/// Listens until the head of a final answer is there; it stays in `received`, interim ones do not.
+async fn hear(read: &mut OwnedReadHalf<TcpStream>, received: &mut Vec<u8>) -> Heard {
+    let mut reader = ResponseReader::new(HeadLimits::for_responses());
+    let mut interim = 0;
+    loop {
+        match fill(read, received).await {
+            Ok(1..) => {}
+            Ok(0) => return Heard::Closed(io::ErrorKind::UnexpectedEof),
+            Err(error) => return Heard::Closed(error.kind()),
+        }
+        while !received.is_empty() {
+            match reader.read(received) {
+                Ok(Progress::Complete(head)) if head.status < 200 && interim < INTERIM_MAX => {
+                    interim += 1;
+                    received.drain(..head.bytes);
+                    reader.reset();
+                }
+                Ok(Progress::Complete(head)) if head.status < 300 => return Heard::Success,
+                Ok(Progress::Complete(_)) | Err(_) => return Heard::Refusal,
+                Ok(Progress::Partial) => break,
+            }
+        }
+    }
 }
 
 /// Reads one answer; `received` may hold its beginning.

@@ -13,6 +13,10 @@ use crate::fanout::Push;
 /// Entries that one system call takes (IOV_MAX, limits.h).
 const ENTRIES_MAX: usize = 1024;
 
+/// What is kept for the next message: entries, and bytes of its head.
+const ENTRIES_KEPT: usize = 256;
+const HEAD_BYTES_KEPT: usize = 16 << 10;
+
 /// A message on its way out. Reused for every message of a connection, so that nothing is allocated in between.
 #[derive(Default)]
 pub struct Gather {
@@ -42,8 +46,10 @@ impl Gather {
     /// Lets go of the message's memory.
     pub fn clear(&mut self) {
         self.entries.clear();
+        self.entries.shrink_to(ENTRIES_KEPT);
         self.done = 0;
         self.head.clear();
+        self.head.shrink_to(HEAD_BYTES_KEPT);
         self.push = None;
     }
 
