@@ -1,5 +1,5 @@
 //! `/ingest` queries, the fast way: SDKs push under the same `name` again and again, and the rest of their queries needs no
-//! decoding. [`ingest::rewrite_query`] is the slow twin that says what is right; whatever is not plain goes through it.
+//! decoding. [`rewrite_query`] is the slow twin that says what is right; whatever is not plain goes through it.
 //!
 //! ```text
 //!  query ─▶ pieces, all plain but the name's value? ──no──▶ rewrite_query, and remember what the name became
