@@ -256,7 +256,7 @@ fn limits(plan: &Plan) -> Section {
         .line(
             "one head",
             format!(
-                "{} of request line, {} of headers, {} of them; beyond it 414 or 431",
+                "{} of request line, {} of headers, {} of them; beyond it 431",
                 show_size(head.request_line_bytes_max as u64),
                 show_size(head.header_block_bytes_max as u64),
                 head.header_count_max
