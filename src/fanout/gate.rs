@@ -252,7 +252,7 @@ impl Gate {
         let waiting = waiting.saturating_sub(self.outbound.in_flight.load(Ordering::Relaxed));
         let is_much = waiting > CROWDED_PARCELS
             || waiting > 0 && books.held_bytes.load(Ordering::Relaxed) > CROWDED_BYTES;
-        is_much && self.status.is_up()
+        is_much && self.status.is_up() && self.status.has_delivered_lately()
     }
 
     /// Whether more is held than the budget allows, so that the oldest has to go. A single parcel never is too much.

@@ -105,6 +105,12 @@ impl Status {
         Some(self.last_success.load(Ordering::Relaxed)).filter(|at| *at > 0)
     }
 
+    /// Whether something was delivered within the last second: a destination that is up and does not deliver is stalled.
+    pub fn has_delivered_lately(&self) -> bool {
+        let now = u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX);
+        now.saturating_sub(self.last_success.load(Ordering::Relaxed)) < 1000
+    }
+
     /// Notes trouble.
     pub fn failed(&self, text: String) {
         let unix_ms = u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX);
