@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -11,7 +11,6 @@ use tokio::sync::{Notify, mpsc, oneshot};
 #[derive(Debug, Default)]
 pub struct Addresses {
     list: ArcSwap<Vec<SocketAddr>>,
-    generation: AtomicU64,
     is_looked_up: AtomicBool,
     looked_up: Notify,
     /// Rung by a core that could not connect: look the name up again.
@@ -27,7 +26,6 @@ impl Addresses {
             return false;
         }
         self.list.store(Arc::new(addresses));
-        self.generation.fetch_add(1, Ordering::Release);
         true
     }
 
@@ -56,11 +54,6 @@ impl Addresses {
     /// Whether a connection to `address` may still be used.
     pub fn contains(&self, address: SocketAddr) -> bool {
         self.list.load().contains(&address)
-    }
-
-    /// Changes with every change of the list.
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
     }
 }
 
@@ -108,13 +101,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_a_new_generation_and_order_is_none() {
+    fn only_another_set_is_a_change() {
         let addresses = Addresses::default();
         let [a, b] = ["127.0.0.1:1", "127.0.0.2:1"].map(|text| text.parse::<SocketAddr>().unwrap());
         assert_eq!(addresses.pick(0), None);
         assert!(addresses.set(vec![b, a, a]));
         assert!(!addresses.set(vec![a, b]));
-        assert_eq!(addresses.generation(), 1);
         assert_eq!(
             [addresses.pick(0), addresses.pick(1), addresses.pick(2)],
             [Some(a), Some(b), Some(a)]

@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 
 use crate::profile::ingest::{IngestError, rewrite_query};
 use crate::profile::labels::{LabelLimits, LabelRules};
+use crate::profile::query;
 
 /// Names remembered at most: an edge gateway serves a few hundred applications.
 pub const NAMES_MAX: usize = 1024;
@@ -99,7 +100,7 @@ fn plain_pieces(query: &[u8]) -> Option<(Pieces<'_>, &[u8])> {
             if name.replace(value).is_some() || value.contains(&b';') {
                 return None;
             }
-        } else if !is_plain(key) || !is_plain(value) {
+        } else if !key.iter().chain(value).all(|byte| query::is_plain(*byte)) {
             return None;
         }
         if pieces.len() == PIECES_MAX {
@@ -108,12 +109,6 @@ fn plain_pieces(query: &[u8]) -> Option<(Pieces<'_>, &[u8])> {
         pieces.push((key, value));
     }
     Some((pieces, name?))
-}
-
-/// Whether Go's encoding leaves every byte as it is (WIRE.md 2.6).
-fn is_plain(text: &[u8]) -> bool {
-    text.iter()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(byte))
 }
 
 #[cfg(test)]
