@@ -21,3 +21,4 @@ pub mod inbound;
 pub mod outbound;
 pub mod profile;
 pub mod runtime;
+pub mod spool;

@@ -13,12 +13,13 @@ use clap::{CommandFactory, Parser};
 
 /// The stations, from the outermost in. A file may import from its own level's station and from all below; two stations
 /// on one level never import each other.
-const LEVELS: [&[&str]; 10] = [
+const LEVELS: [&[&str]; 11] = [
     &["main"],
     &["cmd"],
     &["gateway"],
     &["admin"],
     &["inbound", "outbound"],
+    &["spool"],
     &["fanout"],
     &["profile"],
     &["http"],

@@ -1,0 +1,91 @@
+//! Keeps a second process out of a spool. The lock is the kernel's (flock), so it ends with the process, however that
+//! ends; what is written in the file is for people.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::disk::make_folder;
+use crate::runtime::clock;
+
+/// The lock's file in the spool's folder.
+pub const FILE_NAME: &str = "lock";
+
+/// The right to write into a spool. Ends when dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Why there is no lock.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody has it.
+    #[error(
+        "the spool {} is in use by {holder}: stop that process, or give each its own --spool folder",
+        folder.display()
+    )]
+    Held {
+        /// The spool's folder.
+        folder: PathBuf,
+        /// What the holder wrote about itself.
+        holder: String,
+    },
+    /// The file cannot be made or locked.
+    #[error("cannot lock the spool {}: {error}; the folder must be writable for this user", folder.display())]
+    Io {
+        /// The spool's folder.
+        folder: PathBuf,
+        /// The error.
+        error: io::Error,
+    },
+}
+
+/// Locks a spool's folder, which is made where it is missing.
+///
+/// # Errors
+/// See [`LockError`].
+pub fn lock(folder: &Path) -> Result<Lock, LockError> {
+    let io = |error| LockError::Io {
+        folder: folder.to_owned(),
+        error,
+    };
+    make_folder(folder).map_err(io)?;
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600);
+    let mut file = options.open(folder.join(FILE_NAME)).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(LockError::Held {
+                folder: folder.to_owned(),
+                holder: holder(&mut file),
+            });
+        }
+        Err(TryLockError::Error(error)) => return Err(io(error)),
+    }
+    // It is for people only: on a full disk the lock holds without.
+    let _ = file.set_len(0).and_then(|()| {
+        let start = clock::unix_now().as_secs();
+        writeln!(file, "process {} since unix time {start}", std::process::id())
+    });
+    Ok(Lock { _file: file })
+}
+
+/// The line that the holder wrote, as far as it is one.
+fn holder(file: &mut File) -> String {
+    let mut line = String::new();
+    let read = file.take(HOLDER_BYTES_MAX).read_to_string(&mut line);
+    match read {
+        Ok(_) if line.trim().starts_with("process ") && !line.trim().contains('\n') => line.trim().to_owned(),
+        _ => "another process".to_owned(),
+    }
+}
+
+const HOLDER_BYTES_MAX: u64 = 128;

@@ -1,0 +1,223 @@
+//! Reads what an earlier process left: one segment file and its marks into books. Not responsible for the store's
+//! totals, and it changes no file; what it finds says what should be changed.
+
+use std::io;
+
+use super::damage::{Damage, Damages, What};
+use super::disk::Disk;
+use super::record::{HEADER_BYTES, VERSION};
+use super::scan::{Scan, Step, read_header, read_marks, records_max};
+use super::segment::{Segment, State};
+use super::{marks_name, segment_name};
+
+/// What a segment file turned out to be.
+#[derive(Debug)]
+pub enum Recovered {
+    /// A segment with records, some of them left or all done.
+    Segment {
+        /// Its books.
+        segment: Segment,
+        /// Bytes behind its last record that are none.
+        tail_bytes: u64,
+    },
+    /// Nothing in it can be read, now or later.
+    Empty,
+    /// To be left as it is: that many bytes.
+    Aside(u64),
+}
+
+/// Reads the heads and marks of segment `number`. What is damaged goes to `damages`.
+///
+/// # Errors
+/// When the file is gone. Any other error makes it [`Recovered::Aside`].
+pub fn recover<D: Disk>(disk: &D, number: u64, damages: &mut Damages) -> io::Result<Recovered> {
+    let file = match disk.open(&segment_name(number)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+        Err(error) => return Ok(unreadable(number, 0, &error, damages)),
+    };
+    let bytes = match disk.bytes(&file) {
+        Ok(bytes) => bytes,
+        Err(error) => return Ok(unreadable(number, 0, &error, damages)),
+    };
+    // Found damage counts only if the whole segment could be read.
+    let mut found = Damages::default();
+    match read(disk, &file, number, bytes, &mut found) {
+        Ok(recovered) => {
+            found
+                .list
+                .into_iter()
+                .for_each(|damage| damages.add_unknown(damage));
+            damages.more += found.more;
+            Ok(recovered)
+        }
+        Err(error) => Ok(unreadable(number, bytes, &error, damages)),
+    }
+}
+
+fn unreadable(number: u64, bytes: u64, error: &io::Error, damages: &mut Damages) -> Recovered {
+    let what = What::Unreadable { kind: error.kind() };
+    damages.add_unknown(damage(segment_name(number), 0, bytes, 0, what));
+    Recovered::Aside(bytes)
+}
+
+fn damage(file: String, offset: u64, bytes: u64, records: u64, what: What) -> Damage {
+    Damage {
+        file,
+        offset,
+        bytes,
+        records,
+        what,
+    }
+}
+
+fn read<D: Disk>(
+    disk: &D,
+    file: &D::File,
+    number: u64,
+    bytes: u64,
+    damages: &mut Damages,
+) -> io::Result<Recovered> {
+    let name = || segment_name(number);
+    let header = read_header(disk, file)?;
+    if let Some(header) = header
+        && header.version != VERSION
+    {
+        let what = What::Newer {
+            version: header.version,
+        };
+        damages.add_unknown(damage(name(), 0, bytes, 0, what));
+        return Ok(Recovered::Aside(bytes));
+    }
+    if header.is_none() {
+        damages.add_unknown(damage(name(), 0, bytes.min(HEADER_BYTES as u64), 0, What::Header));
+    }
+    let salt = match header {
+        Some(header) => Some(header.salt),
+        None => first_salt(disk, file, bytes)?,
+    };
+    let Some(salt) = salt else {
+        return Ok(Recovered::Empty);
+    };
+    let marks = read_done(disk, number, salt, bytes, damages)?;
+
+    let mut segment = Segment::new(salt, HEADER_BYTES as u64);
+    let mut scan = Scan::whole(Some(salt), bytes);
+    let mut gap: Option<(u64, u64)> = None;
+    let mut tail = None;
+    loop {
+        match scan.next(disk, file)? {
+            Step::Record { offset, head } => {
+                let lost = skip(&mut segment, head.index, &marks);
+                if let Some((offset, bytes)) = gap.take() {
+                    damages.add_unknown(damage(name(), offset, bytes, lost, What::Head));
+                }
+                let state = match marks.has(head.index) {
+                    true => State::Done,
+                    false => State::Unread,
+                };
+                segment.push(offset, &head, state);
+                segment.bytes = offset + head.record_bytes();
+            }
+            Step::Gap { offset, bytes } => gap = Some((offset, bytes)),
+            Step::Tail { offset, bytes } => {
+                tail = Some((offset, bytes));
+                break;
+            }
+            Step::End => break,
+        }
+    }
+    if let Some((offset, bytes)) = tail {
+        // It is one record as far as is known, and nothing is lost if that one was done.
+        let index = segment.records();
+        let lost = u64::from(!marks.has(index));
+        damages.add_unknown(damage(name(), offset, bytes, lost, What::Tail));
+    }
+    if segment.records() == 0 {
+        return Ok(Recovered::Empty);
+    }
+    segment.marks_bytes = marks.file_bytes;
+    segment.disk_bytes = bytes + marks.file_bytes + segment.marks_ahead_bytes();
+    Ok(Recovered::Segment {
+        segment,
+        tail_bytes: tail.map_or(0, |(_, bytes)| bytes),
+    })
+}
+
+/// Books the numbers up to `index` as of no record, and says how many of them were not done.
+fn skip(segment: &mut Segment, index: u32, marks: &Marks) -> u64 {
+    let missing = segment.records()..index;
+    segment.skip_to(index);
+    let mut lost = 0;
+    for number in missing {
+        if marks.has(number) {
+            segment.set_marked(number);
+        } else {
+            lost += 1;
+        }
+    }
+    lost
+}
+
+/// The salt of a segment whose header is damaged, from its first good head.
+fn first_salt<D: Disk>(disk: &D, file: &D::File, bytes: u64) -> io::Result<Option<u64>> {
+    let mut scan = Scan::whole(None, bytes);
+    while scan.salt().is_none() {
+        if let Step::Tail { .. } | Step::End = scan.next(disk, file)? {
+            break;
+        }
+    }
+    Ok(scan.salt())
+}
+
+/// The done marks of a segment.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    bits: Vec<u64>,
+    /// Length of the file in whole marks, in bytes.
+    file_bytes: u64,
+}
+
+impl Marks {
+    /// Whether the record of this number is done.
+    pub(super) fn has(&self, index: u32) -> bool {
+        let word = self.bits.get((index / u64::BITS) as usize);
+        word.is_some_and(|word| word >> (index % u64::BITS) & 1 == 1)
+    }
+
+    fn set(&mut self, index: u32) {
+        let word = (index / u64::BITS) as usize;
+        if word >= self.bits.len() {
+            self.bits.resize(word + 1, 0);
+        }
+        self.bits[word] |= 1 << (index % u64::BITS);
+    }
+}
+
+/// Reads the marks of a segment of `bytes`. No file is no marks.
+pub(super) fn read_done<D: Disk>(
+    disk: &D,
+    number: u64,
+    salt: u64,
+    bytes: u64,
+    damages: &mut Damages,
+) -> io::Result<Marks> {
+    let mut marks = Marks::default();
+    let file = match disk.open(&marks_name(number)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(marks),
+        Err(error) => return Err(error),
+    };
+    // A mark behind the end is of a record that a power loss took away. One is let in: the torn one.
+    let records_max = records_max(bytes) + 1;
+    let (file_bytes, bad) = read_marks(disk, &file, salt, |records| {
+        if u64::from(*records.end()) < records_max {
+            records.for_each(|index| marks.set(index));
+        }
+    })?;
+    marks.file_bytes = file_bytes;
+    if bad > 0 {
+        damages.add_unknown(damage(marks_name(number), 0, file_bytes, 0, What::Marks));
+    }
+    Ok(marks)
+}
