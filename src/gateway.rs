@@ -6,10 +6,12 @@
 //!   DNS, admin port, signals
 //!   SIGTERM ─ Draining ─────────────────────────▶ stop accepting, finish requests
 //!           ─ wait: listeners, then connections, then queues
-//!           ─ GivingUp (drain timeout) ─────────▶ drop what waits, counted as "shutdown"
-//!           ─ Leaving ──────────────────────────▶ cores end
+//!           ─ GivingUp (drain timeout) ─────────▶ what waits goes to the spool, or is dropped and counted as "shutdown"
+//!           ─ Leaving ──────────────────────────▶ cores end, then spools
 //!   print what was delivered and what was lost
 //! ```
+
+mod spools;
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -20,6 +22,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
 
+use self::spools::Spools;
 use crate::admin::Observed;
 use crate::config::{AckPolicy, DestinationTarget, Plan};
 use crate::fanout::{DestinationId, DropReason, Fanout, Gate};
@@ -42,6 +45,8 @@ use crate::runtime::{self, CoreId, socket};
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 /// After giving up, how long requests in flight may still report their end.
 const LAST_OUTCOMES_WAIT: Duration = Duration::from_millis(200);
+/// After giving up, how long what is left in memory may take to get to the spools.
+const LAST_WRITES_WAIT: Duration = Duration::from_secs(20);
 
 /// A running gateway, seen from the control plane.
 pub struct Gateway {
@@ -63,6 +68,7 @@ pub struct Gateway {
     phase: watch::Sender<Phase>,
     cores: Vec<JoinHandle<std::io::Result<()>>>,
     archives: Vec<Archive>,
+    spools: Spools,
     http: Vec<HttpDestination>,
     lookups: Option<mpsc::UnboundedReceiver<Lookup>>,
 }
@@ -97,22 +103,18 @@ impl Gateway {
     pub fn start(plan: Plan, engine: Verdict) -> anyhow::Result<Self> {
         let plan = Arc::new(plan);
         let (addresses, mut listeners) = bind(&plan)?;
-        let gates: Vec<&'static Gate> = plan
-            .destinations
-            .iter()
-            .enumerate()
-            .map(|(index, one)| {
-                let gate = Gate::new(DestinationId(index), one.name.clone(), one.queue_limit);
-                &*Box::leak(Box::new(
-                    gate.with_pinned_bytes_max(pinned_bytes_max(&plan, one.queue_limit)),
-                ))
-            })
-            .collect();
+        let memory = MemoryBudget::new(plan.memory_limit);
+        let mut spools = Spools::open(&plan)?;
+        let mut gates: Vec<&'static Gate> = Vec::new();
+        for (index, one) in plan.destinations.iter().enumerate() {
+            let gate = Gate::new(DestinationId(index), one.name.clone(), one.queue_limit)
+                .with_pinned_bytes_max(pinned_bytes_max(&plan, one.queue_limit));
+            gates.push(spools.start(gate, one, &plan, &memory)?);
+        }
         let archives = start_archives(&plan, &gates)?;
         let (phase, phase_receiver) = watch::channel(Phase::Serving);
         let (resolver, lookups) = Resolver::new();
         let (mut destinations, http) = destinations(&plan, &gates, &resolver);
-        let memory = MemoryBudget::new(plan.memory_limit);
         let connections = Arc::new(Connections::new(plan.conn_limit));
         let tallies: Vec<Arc<Tally>> = (0..plan.inbound_cores()).map(|_| Arc::default()).collect();
         let rules = LabelRules::new(plan.external_labels.clone()).context("--external-label")?;
@@ -169,6 +171,7 @@ impl Gateway {
             phase,
             cores,
             archives,
+            spools,
             http,
             lookups,
         })
@@ -213,15 +216,16 @@ impl Gateway {
         // In this order: each step makes sure that nothing can be added to what the next one waits for.
         wait_until(deadline, || self.connections.accepting() == 0).await;
         wait_until(deadline, || self.connections.open() == 0).await;
-        wait_until(deadline, || {
-            self.gates.iter().all(|gate| gate.held_parcels() == 0)
-        })
-        .await;
+        // No more is read back from here on: a backlog on disk is the next process's.
+        self.spools.stop_reading();
+        let is_memory_empty = || self.gates.iter().all(|gate| gate.parcels_in_memory() == 0);
+        wait_until(deadline, is_memory_empty).await;
+        self.gates.iter().for_each(|gate| gate.close());
+        self.spools.take_the_rest();
         self.phase.send_replace(Phase::GivingUp);
         self.archives.iter().for_each(|archive| archive.control.give_up());
         let last = clock::now().after(LAST_OUTCOMES_WAIT);
-        wait_until(last, || self.gates.iter().all(|gate| gate.held_parcels() == 0)).await;
-        self.gates.iter().for_each(|gate| gate.close());
+        wait_until(last, is_memory_empty).await;
         self.phase.send_replace(Phase::Leaving);
         for core in self.cores {
             let _ = core.join();
@@ -229,9 +233,10 @@ impl Gateway {
         // What came in after the cores had given up and before they ended.
         for gate in &self.gates {
             while let Some(parcel) = gate.take() {
-                parcel.ticket.drop_for(DropReason::Shutdown);
+                gate.evict(parcel, DropReason::Shutdown);
             }
         }
+        self.spools.finish().await;
         // A write that hangs in the kernel cannot be interrupted: such a thread ends with the process.
         let last = clock::now().after(LAST_OUTCOMES_WAIT);
         wait_until(last, || {
@@ -251,6 +256,8 @@ pub struct Farewell {
     pub delivered: u64,
     /// Parcels that it will not get, by reason, where there were any.
     pub dropped: Vec<(&'static str, u64)>,
+    /// Parcels in its spool, for the next start.
+    pub spooled: u64,
     /// Parcels that were on the wire when we left: it may have them.
     pub unknown: u64,
 }
@@ -273,7 +280,8 @@ impl Farewell {
             dropped: dropped
                 .map(|(reason, amount)| (reason.label(), amount.parcels))
                 .collect(),
-            unknown: books.held_parcels,
+            spooled: books.spooled_parcels,
+            unknown: books.parcels_in_memory(),
         }
     }
 
@@ -320,6 +328,7 @@ fn start_archives(plan: &Plan, gates: &[&'static Gate]) -> anyhow::Result<Vec<Ar
         let setup = ArchiveSetup {
             gate,
             directory: directory.clone(),
+            synced: plan.ack == AckPolicy::Stored,
             max_age: one.max_age,
             max_retries: one.max_retries,
             min_backoff: one.min_backoff,
@@ -403,4 +412,5 @@ async fn run_core(setup: CoreSetup) {
         .iter()
         .for_each(|destination| destination.give_up(DropReason::Shutdown));
     phase::reached(&mut phase, Phase::Leaving).await;
+    destinations.iter().for_each(|destination| destination.leave());
 }

@@ -13,7 +13,7 @@ use pyrotee::admin::{Observed, serve};
 use pyrotee::config::{Flags, Host, Overflow, Plan};
 use pyrotee::fanout::push::PushParts;
 use pyrotee::fanout::status::Span;
-use pyrotee::fanout::{AckMode, DestinationId, DropReason, Fanout, Gate, Outcome, Push};
+use pyrotee::fanout::{AckMode, DestinationId, DropReason, Fanout, Gate, Outcome, Push, SpoolLink};
 use pyrotee::http::Method;
 use pyrotee::inbound::Connections;
 use pyrotee::inbound::tally::{CopySite, RouteLabel, Tally};
@@ -73,7 +73,11 @@ impl Gateway {
         };
         let plan = Arc::new(Plan::new(&flags, &host).unwrap());
         let gate = |(index, name, limit): (usize, &String, u64)| -> &'static Gate {
-            Box::leak(Box::new(Gate::new(DestinationId(index), name.clone(), limit)))
+            let gate = Gate::new(DestinationId(index), name.clone(), limit);
+            Box::leak(Box::new(match index {
+                0 => gate.with_spool(SpoolLink::new(false, limit)),
+                _ => gate,
+            }))
         };
         let planned = plan.destinations.iter().enumerate();
         let gates: Vec<_> = planned

@@ -69,6 +69,7 @@ impl Bench {
         let setup = ArchiveSetup {
             gate,
             directory: directory.clone(),
+            synced: false,
             max_age: limits.max_age,
             max_retries: limits.max_retries,
             min_backoff: limits.min_backoff,
@@ -624,6 +625,7 @@ fn an_impossible_folder_is_refused_at_start() {
     let setup = ArchiveSetup {
         gate,
         directory: file.join("below"),
+        synced: false,
         max_age: LIMITS.max_age,
         max_retries: 0,
         min_backoff: LIMITS.min_backoff,

@@ -784,7 +784,7 @@ fn bad_values_are_refused_with_flag_value_and_mend() {
         ("--external-label", "a b=c", "a b"),
         ("--labels", "some", "alloy"),
         ("--ack", "never", "queued"),
-        ("--ack", "stored", "queued"),
+        ("--ack", "stored", "--spool DIR"),
         ("--overflow", "panic", "drop-oldest"),
         ("--memory-limit", "1", "MiB"),
         ("--memory-limit", "1KiB", "1MiB"),

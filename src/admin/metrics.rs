@@ -6,13 +6,14 @@
 //! `destination` is the destination's name, never its URL.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Observed;
 use super::process;
 use super::text::{Encoder, Family, Format, Kind, Samples, Value};
 use crate::fanout::gate::{Amount, Books};
-use crate::fanout::{DropReason, Gate, Status};
+use crate::fanout::{DropReason, Gate, SpoolLink, Status};
 use crate::inbound::tally::Requests;
 use crate::runtime::clock;
 use crate::runtime::phase::Phase;
@@ -36,6 +37,8 @@ enum Read {
     All(fn(&Seen<'_>, &mut Samples<'_>)),
     /// One value per destination, its name the only label; `None` leaves the series out.
     Each(fn(&Gate, &Books) -> Option<Value>),
+    /// The same for destinations with a spool; without one the series is left out.
+    EachSpool(fn(&SpoolLink, &Books) -> Value),
     /// One value per destination and drop reason.
     EachReason(fn(&Amount) -> u64),
 }
@@ -106,7 +109,7 @@ pub fn received_bytes(observed: &Observed) -> u64 {
 }
 
 /// Every metric, in the order of a scrape.
-pub static ROWS: [Row; 41] = [
+pub static ROWS: [Row; 52] = [
     row(
         "pyrotee_build_info",
         Kind::Info,
@@ -283,8 +286,8 @@ pub static ROWS: [Row; 41] = [
         Kind::Gauge,
         "bytes",
         &["destination"],
-        "What pyrotee_destination_held_bytes may reach (queue-limit). Beyond it the oldest parcel \
-         is dropped with reason overflow, or pushes are refused (--overflow).",
+        "What pyrotee_destination_held_bytes may reach in memory (queue-limit). Beyond it the oldest parcel \
+         goes to the spool if there is one, else it is dropped with reason overflow, or pushes are refused (--overflow).",
         Read::Each(|gate, _| Some(gate.bytes_max().into())),
     ),
     row(
@@ -295,6 +298,96 @@ pub static ROWS: [Row; 41] = [
         "How long the oldest queued parcel has waited; 0 with none. At max-age it is dropped with \
          reason too_old.",
         Read::Each(|gate, _| Some(seconds(gate.status.oldest_age(clock::now())).into())),
+    ),
+    row(
+        "pyrotee_spool_parcels",
+        Kind::Gauge,
+        "parcels",
+        &["destination"],
+        "Parcels that are on disk and not in memory; they are part of the held and the queued ones.",
+        Read::EachSpool(|_, books| books.spooled_parcels.into()),
+    ),
+    row(
+        "pyrotee_spool_disk_bytes",
+        Kind::Gauge,
+        "bytes",
+        &["destination"],
+        "Size of the spool's files.",
+        Read::EachSpool(|link, _| load(&link.counts().disk_bytes)),
+    ),
+    row(
+        "pyrotee_spool_disk_limit_bytes",
+        Kind::Gauge,
+        "bytes",
+        &["destination"],
+        "What pyrotee_spool_disk_bytes may reach (spool-limit). Beyond it the oldest parcels are dropped with reason \
+         overflow, or new ones stay in memory (--overflow refuse).",
+        Read::EachSpool(|link, _| load(&link.counts().disk_bytes_max)),
+    ),
+    row(
+        "pyrotee_spool_waiting_bytes",
+        Kind::Gauge,
+        "bytes",
+        &["destination"],
+        "Memory of parcels that wait to be written to the spool.",
+        Read::EachSpool(|link, _| link.waiting_bytes().into()),
+    ),
+    row(
+        "pyrotee_spool_up",
+        Kind::Gauge,
+        "",
+        &["destination"],
+        "1 while the spool takes profiles; 0 while its disk fails, and profiles go on in memory.",
+        Read::EachSpool(|link, _| link.is_well().into()),
+    ),
+    row(
+        "pyrotee_spool_stored_parcels_total",
+        Kind::Counter,
+        "parcels",
+        &["destination"],
+        "Parcels written to the spool.",
+        Read::EachSpool(|link, _| load(&link.counts().stored_parcels)),
+    ),
+    row(
+        "pyrotee_spool_restored_parcels_total",
+        Kind::Counter,
+        "parcels",
+        &["destination"],
+        "Parcels read back from the spool to be delivered.",
+        Read::EachSpool(|link, _| load(&link.counts().restored_parcels)),
+    ),
+    row(
+        "pyrotee_spool_recovered_parcels_total",
+        Kind::Counter,
+        "parcels",
+        &["destination"],
+        "Of the accepted parcels, those that were found in the spool at the start: an earlier process had accepted them.",
+        Read::EachSpool(|_, books| books.recovered_parcels.into()),
+    ),
+    row(
+        "pyrotee_spool_damages_total",
+        Kind::Counter,
+        "damages",
+        &["destination"],
+        "Places in the spool's files that were not what had been written there, most of them a profile each. The log \
+         names file and offset.",
+        Read::EachSpool(|link, _| load(&link.counts().damages)),
+    ),
+    row(
+        "pyrotee_spool_syncs_total",
+        Kind::Counter,
+        "syncs",
+        &["destination"],
+        "Times that the spool was synced to the disk itself.",
+        Read::EachSpool(|link, _| load(&link.counts().syncs)),
+    ),
+    row(
+        "pyrotee_spool_failures_total",
+        Kind::Counter,
+        "failures",
+        &["destination"],
+        "Writes, syncs and reads of the spool that failed.",
+        Read::EachSpool(|link, _| load(&link.counts().failures)),
     ),
     row(
         "pyrotee_destination_attempts_total",
@@ -512,6 +605,11 @@ impl Row {
                     out.add_if(&[&gate.name], read(gate, books));
                 }
             }
+            Read::EachSpool(read) => {
+                for (gate, books) in &seen.gates {
+                    out.add_if(&[&gate.name], gate.spool().map(|link| read(link, books)));
+                }
+            }
             Read::EachReason(read) => {
                 for (gate, books) in &seen.gates {
                     for reason in DropReason::ALL {
@@ -532,6 +630,10 @@ fn copied_bytes(observed: &Observed) -> BTreeMap<&'static str, u64> {
         *sites.entry(site).or_default() += bytes;
     }
     sites
+}
+
+fn load(count: &AtomicU64) -> Value {
+    count.load(Ordering::Relaxed).into()
 }
 
 fn seconds(duration: Duration) -> f64 {

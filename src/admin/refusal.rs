@@ -15,7 +15,7 @@ pub fn meaning(reason: &str) -> &'static str {
 }
 
 /// The first match counts; a `*` at the end stands for anything.
-const MEANINGS: [(&str, &str); 41] = [
+const MEANINGS: [(&str, &str); 43] = [
     (
         "not_found",
         "No such path. Clients push to /ingest or /push.v1.PusherService/Push.",
@@ -83,6 +83,14 @@ const MEANINGS: [(&str, &str); 41] = [
     (
         "queue_full",
         "A destination's queue is full and --overflow is refuse; the client was told to come back.",
+    ),
+    (
+        "spool_behind",
+        "Profiles come faster than the disk stores them (--ack stored); the client was told to come back.",
+    ),
+    (
+        "not_stored",
+        "The disk failed and the destination did not take it either (--ack stored); the client was told to come back.",
     ),
     (
         "connection_limit",

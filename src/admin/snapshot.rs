@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -12,9 +13,9 @@ use super::history::{Curve, History, Point, attempts};
 use super::metrics::{books, received_bytes, refusals, requests};
 use super::{process, refusal};
 use crate::config::DestinationTarget;
-use crate::fanout::gate::Amount;
+use crate::fanout::gate::{Amount, Books};
 use crate::fanout::status::LastError;
-use crate::fanout::{DropReason, Gate};
+use crate::fanout::{DropReason, Gate, SpoolLink};
 use crate::runtime::clock::Mono;
 use crate::runtime::phase::Phase;
 
@@ -135,8 +136,10 @@ pub struct Destination {
     pub in_flight_parcels: u64,
     /// How many may be.
     pub window_parcels: u64,
-    /// Body bytes queued and in flight, now and at most.
+    /// Body bytes queued and in flight in memory, now and at most.
     pub queue_bytes: Share,
+    /// What is on disk; `null` without a spool.
+    pub spool: Option<Spool>,
     /// Age of the oldest queued parcel.
     pub oldest_age_seconds: f64,
     /// Age at which parcels are dropped; `null` for a destination that the plan does not know.
@@ -162,6 +165,19 @@ pub struct Destination {
     /// Parcels delivered per second, one number per second of the last two minutes.
     #[serde(skip)]
     pub curve: Vec<f64>,
+}
+
+/// A destination's spool.
+#[derive(Clone, Debug, Serialize)]
+pub struct Spool {
+    /// Parcels that are on disk and not in memory.
+    pub parcels: u64,
+    /// Size of its files, now and at most.
+    pub disk_bytes: Share,
+    /// Damaged places found in its files.
+    pub damages: u64,
+    /// Why it takes nothing now, if so.
+    pub trouble: Option<String>,
 }
 
 /// Upper bounds of the buckets that the quantiles lie in.
@@ -325,9 +341,10 @@ impl Destination {
             in_flight_parcels: books.in_flight,
             window_parcels: status.window(),
             queue_bytes: Share {
-                used: books.held_bytes,
+                used: books.held_bytes.saturating_sub(books.spooled_bytes),
                 limit: gate.bytes_max(),
             },
+            spool: gate.spool().map(|link| Spool::take(link, &books)),
             oldest_age_seconds: status.oldest_age(now).as_secs_f64(),
             max_age_seconds: plan.map(|plan| plan.max_age.as_secs_f64()),
             connections: status.connections(),
@@ -351,6 +368,22 @@ impl Destination {
     /// Parcels given up, for whatever reason.
     pub fn dropped_parcels(&self) -> u64 {
         self.dropped.values().map(|amount| amount.parcels).sum()
+    }
+}
+
+impl Spool {
+    fn take(link: &SpoolLink, books: &Books) -> Self {
+        let counts = link.counts();
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Self {
+            parcels: books.spooled_parcels,
+            disk_bytes: Share {
+                used: read(&counts.disk_bytes),
+                limit: read(&counts.disk_bytes_max),
+            },
+            damages: read(&counts.damages),
+            trouble: link.trouble(),
+        }
     }
 }
 

@@ -115,9 +115,12 @@ fn tell(farewell: &Farewell) {
         name,
         delivered,
         dropped,
+        spooled,
         unknown,
     } = farewell;
-    if farewell.is_whole() {
+    if farewell.is_whole() && *spooled > 0 {
+        tracing::info!(destination = %name, delivered, spooled, lost = 0, "the rest waits in the spool for the next start");
+    } else if farewell.is_whole() {
         tracing::info!(destination = %name, delivered, lost = 0, "all delivered");
     } else {
         let reasons: Vec<String> = dropped
@@ -125,7 +128,7 @@ fn tell(farewell: &Farewell) {
             .map(|(reason, parcels)| format!("{reason}={parcels}"))
             .collect();
         let lost: u64 = dropped.iter().map(|(_, parcels)| parcels).sum();
-        tracing::error!(destination = %name, delivered, lost, reasons = reasons.join(" "), undecided = unknown, "lost");
+        tracing::error!(destination = %name, delivered, lost, reasons = reasons.join(" "), spooled, undecided = unknown, "lost");
     }
 }
 

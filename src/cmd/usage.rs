@@ -25,7 +25,7 @@ use crate::runtime;
 /// Mistakes told at most; a line with more is no line for pyrotee.
 const TROUBLES_MAX: usize = 64;
 /// Flags whose limits depend on each other: where one is unreadable, the others cannot be judged.
-const SIZES: [&str; 3] = ["--memory-limit", "--queue-limit", "--body-limit"];
+const SIZES: [&str; 4] = ["--memory-limit", "--queue-limit", "--spool-limit", "--body-limit"];
 
 /// One thing wrong with what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -326,7 +326,7 @@ mod tests {
         };
         assert_eq!(
             said("--ack"),
-            "--ack sometimes: must be one of: queued, first, all"
+            "--ack sometimes: must be one of: queued, first, all, stored"
         );
         assert!(
             said("--max-age").contains("such as 500ms"),

@@ -100,6 +100,8 @@ pub struct DestinationPlan {
     pub headers: Vec<(String, Secret)>,
     /// Most bytes waiting and in flight.
     pub queue_limit: u64,
+    /// Most bytes on disk; `null` without a spool, and for folders, which are on disk already.
+    pub spool_limit: Option<u64>,
     /// Age above which a parcel is dropped.
     pub max_age: Duration,
     /// Requests in flight at a time.
@@ -123,6 +125,8 @@ pub struct DestinationPlan {
 pub struct DestinationDefaults {
     /// `--queue-limit`.
     pub queue_limit: u64,
+    /// `--spool-limit`; `None` without `--spool`.
+    pub spool_limit: Option<u64>,
     /// `--max-age`.
     pub max_age: Duration,
     /// `--inflight`.
@@ -156,6 +160,7 @@ impl DestinationPlan {
             target,
             headers: Vec::new(),
             queue_limit: defaults.queue_limit,
+            spool_limit: None,
             max_age: defaults.max_age,
             inflight: defaults.inflight,
             remote_timeout: defaults.remote_timeout,
@@ -165,6 +170,9 @@ impl DestinationPlan {
             retry_on_http_429: true,
             follow_redirects: true,
         };
+        if plan.is_http() {
+            plan.spool_limit = defaults.spool_limit;
+        }
         let mut seen: Vec<&str> = Vec::new();
         for piece in pieces {
             let (key, value) = piece
@@ -194,6 +202,7 @@ impl DestinationPlan {
         }
         let limits = DestinationDefaults {
             queue_limit: plan.queue_limit,
+            spool_limit: plan.spool_limit,
             max_age: plan.max_age,
             inflight: plan.inflight,
             remote_timeout: plan.remote_timeout,
@@ -233,6 +242,12 @@ impl DestinationPlan {
         let named = |error: String| format!("{key}={value}: {error}");
         match key {
             "queue-limit" => self.queue_limit = parse_size(value).map_err(named)?,
+            "spool-limit" => {
+                if self.spool_limit.is_none() {
+                    return Err("option 'spool-limit' needs --spool DIR".into());
+                }
+                self.spool_limit = Some(parse_size(value).map_err(named)?);
+            }
             "max-age" => self.max_age = parse_duration(value).map_err(named)?,
             "inflight" => self.inflight = number()? as usize,
             "remote-timeout" => self.remote_timeout = parse_duration(value).map_err(named)?,
@@ -243,8 +258,8 @@ impl DestinationPlan {
             "follow-redirects" => self.follow_redirects = truth()?,
             _ => {
                 return Err(format!(
-                    "unknown option '{key}'; known: queue-limit, max-age, inflight, remote-timeout, min-backoff, \
-                     max-backoff, max-retries, retry-on-http-429, follow-redirects, header.NAME"
+                    "unknown option '{key}'; known: queue-limit, spool-limit, max-age, inflight, remote-timeout, \
+                     min-backoff, max-backoff, max-retries, retry-on-http-429, follow-redirects, header.NAME"
                 ));
             }
         }
@@ -448,6 +463,7 @@ mod tests {
     fn defaults() -> DestinationDefaults {
         DestinationDefaults {
             queue_limit: 1000,
+            spool_limit: None,
             max_age: Duration::from_secs(3600),
             inflight: 64,
             remote_timeout: Duration::from_secs(10),

@@ -3,6 +3,7 @@
 //! `docs/configuration.md` is checked against this table by a test.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -21,6 +22,31 @@ pub enum AckPolicy {
     First,
     /// When every destination has a final outcome; the earliest failure is relayed.
     All,
+    /// When it is on disk, synced, for every destination (needs --spool).
+    Stored,
+}
+
+/// When what was written to the spool is synced to the disk itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpoolSync {
+    /// With every batch of profiles.
+    Always,
+    /// At most this long after it was written.
+    Every(Duration),
+    /// When the operating system gets to it.
+    Never,
+}
+
+/// What happens to what is spooled for a destination that is no longer given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpoolOrphans {
+    /// It stays where it is, and the log says so.
+    Keep,
+    /// It is deleted, and the log says what.
+    Drop,
+    /// The gateway does not start.
+    Refuse,
 }
 
 /// What happens to a full queue.
@@ -99,7 +125,7 @@ pub struct Flags {
     #[arg(long, env = "PYROTEE_ACK", default_value = "queued")]
     pub ack: AckPolicy,
 
-    /// What happens when a destination's queue is full.
+    /// What happens when a destination's queue is full, and its spool if there is one.
     #[arg(long, env = "PYROTEE_OVERFLOW", default_value = "drop-oldest")]
     pub overflow: Overflow,
 
@@ -132,6 +158,25 @@ pub struct Flags {
     /// A request must have arrived whole this long after its first byte.
     #[arg(long, env = "PYROTEE_READ_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub read_timeout: Duration,
+
+    /// Folder for profiles that memory cannot hold, whose destination is down, or that a shutdown leaves over. Without it
+    /// they are dropped and counted.
+    #[arg(long, env = "PYROTEE_SPOOL", value_name = "DIR")]
+    pub spool: Option<PathBuf>,
+
+    /// Most bytes that one destination may have on disk.
+    #[arg(long, env = "PYROTEE_SPOOL_LIMIT", value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
+    pub spool_limit: u64,
+
+    /// When the spool is synced: `always` (with each batch), a duration (at most so long after), or `never` (left to the
+    /// operating system). A kill of the process loses nothing under any; this is about the machine. --ack stored syncs
+    /// before it answers.
+    #[arg(long, env = "PYROTEE_SPOOL_SYNC", value_name = "always|DURATION|never", default_value = "1s", value_parser = parse_spool_sync)]
+    pub spool_sync: SpoolSync,
+
+    /// What happens to what is spooled for a destination that is no longer given.
+    #[arg(long, env = "PYROTEE_SPOOL_ORPHANS", default_value = "keep")]
+    pub spool_orphans: SpoolOrphans,
 
     /// An answer must have been taken by the client within this time.
     #[arg(long, env = "PYROTEE_WRITE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
@@ -214,4 +259,28 @@ pub struct Flags {
     /// What is logged: error, warn, info, debug or trace.
     #[arg(long, env = "PYROTEE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: tracing::Level,
+}
+
+fn parse_spool_sync(text: &str) -> Result<SpoolSync, String> {
+    match text {
+        "always" => Ok(SpoolSync::Always),
+        "never" => Ok(SpoolSync::Never),
+        text => parse_duration(text).map(SpoolSync::Every),
+    }
+}
+
+impl std::fmt::Display for SpoolSync {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Always => f.write_str("always"),
+            Self::Every(time) => write!(f, "{time:?}"),
+            Self::Never => f.write_str("never"),
+        }
+    }
+}
+
+impl Serialize for SpoolSync {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }

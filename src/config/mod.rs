@@ -12,5 +12,5 @@ pub mod plan;
 pub mod units;
 
 pub use destination::{DestinationPlan, DestinationTarget, Secret};
-pub use flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow};
-pub use plan::{Host, Plan, PlanError, PlanErrors};
+pub use flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, SpoolOrphans, SpoolSync};
+pub use plan::{Host, Plan, PlanError, PlanErrors, SpoolPlan};

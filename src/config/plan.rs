@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::destination::{DestinationDefaults, DestinationPlan, valid_header};
-use super::flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow};
+use super::flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, SpoolOrphans, SpoolSync};
 use super::units::show_size;
 use crate::runtime::engine::EngineChoice;
 
@@ -46,6 +47,8 @@ pub struct Plan {
     pub overflow: Overflow,
     /// Most body bytes held in memory.
     pub memory_limit: u64,
+    /// Where profiles go that memory cannot hold; `null` = nowhere, they are dropped.
+    pub spool: Option<SpoolPlan>,
     /// Largest body in bytes, on the wire and inflated.
     pub body_limit: u64,
     /// Most client connections.
@@ -76,6 +79,17 @@ pub struct Plan {
     /// What is logged.
     #[serde(skip)]
     pub log_level: tracing::Level,
+}
+
+/// The disk, as far as it is ours.
+#[derive(Clone, Debug, Serialize)]
+pub struct SpoolPlan {
+    /// The folder.
+    pub directory: PathBuf,
+    /// When it is synced.
+    pub sync: SpoolSync,
+    /// What happens to what is spooled for a destination that is no longer given.
+    pub orphans: SpoolOrphans,
 }
 
 /// One thing wrong with what was asked.
@@ -124,6 +138,7 @@ impl Plan {
         let body_limit = flags.body_limit.unwrap_or(BODY_LIMIT.min(queue_limit));
         let destinations = destinations(flags, queue_limit, &mut errors);
         check_sizes(flags, body_limit, &destinations, &mut errors);
+        check_spool(flags, body_limit, &destinations, &mut errors);
         let (cores, writers) = threads(
             flags,
             host,
@@ -140,6 +155,11 @@ impl Plan {
             ack: flags.ack,
             overflow: flags.overflow,
             memory_limit: flags.memory_limit,
+            spool: flags.spool.clone().map(|directory| SpoolPlan {
+                directory,
+                sync: flags.spool_sync,
+                orphans: flags.spool_orphans,
+            }),
             body_limit,
             conn_limit: flags.conn_limit,
             read_timeout: flags.read_timeout,
@@ -209,9 +229,10 @@ impl Errors {
 }
 
 fn destinations(flags: &Flags, queue_limit: u64, errors: &mut Errors) -> Vec<DestinationPlan> {
-    let unlimited_by_default = flags.ack == AckPolicy::Queued;
+    let unlimited_by_default = matches!(flags.ack, AckPolicy::Queued | AckPolicy::Stored);
     let defaults = DestinationDefaults {
         queue_limit,
+        spool_limit: flags.spool.as_ref().map(|_| flags.spool_limit),
         max_age: flags.max_age,
         inflight: flags.inflight,
         remote_timeout: flags.remote_timeout,
@@ -272,6 +293,35 @@ pub fn masked(text: &str) -> String {
     match out.find(",header.") {
         Some(from) => format!("{},header.***", &out[..from]),
         None => out,
+    }
+}
+
+fn check_spool(flags: &Flags, body_limit: u64, destinations: &[DestinationPlan], errors: &mut Errors) {
+    let is_needed = destinations.iter().any(DestinationPlan::is_http);
+    if flags.ack == AckPolicy::Stored && is_needed && flags.spool.is_none() {
+        errors.add(
+            "--ack",
+            "stored",
+            "needs a folder to store profiles in; give --spool DIR",
+        );
+    }
+    if flags
+        .spool
+        .as_ref()
+        .is_some_and(|folder| folder.as_os_str().is_empty())
+    {
+        errors.add("--spool", "''", "is empty; give a folder");
+    }
+    for one in destinations {
+        let Some(limit) = one.spool_limit else { continue };
+        if limit < body_limit.saturating_mul(2) {
+            let problem = format!(
+                "of destination '{}' is less than twice one body ({}); raise it or lower --body-limit",
+                one.name,
+                show_size(body_limit)
+            );
+            errors.add("--spool-limit", show_size(limit), problem);
+        }
     }
 }
 
@@ -519,6 +569,18 @@ mod tests {
             ),
             (&["--to", "http://a:1", "--to", "http://a:1"], "--to", "NAME="),
             (&["--to", "https://a"], "--to", "TLS"),
+            (&["--ack", "stored", "--to", "http://a:1"], "--ack", "--spool DIR"),
+            (
+                &["--spool", "s", "--to", "http://a:1", "--spool-limit", "1MiB"],
+                "--spool-limit",
+                "raise it",
+            ),
+            (&["--to", "http://a:1,spool-limit=1GiB"], "--to", "--spool DIR"),
+            (
+                &["--spool", "s", "--to", "file:x,spool-limit=1GiB"],
+                "--to",
+                "folder",
+            ),
             (&["--external-label", "x"], "--external-label", "KEY=VALUE"),
             (
                 &["--labels", "verbatim", "--external-label", "a=b"],

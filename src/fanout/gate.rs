@@ -11,6 +11,7 @@ use crossbeam_utils::CachePadded;
 
 use super::Parcel;
 use super::push::Push;
+use super::spool_link::{Return, SpoolLink};
 use super::status::Status;
 use super::ticket::{DropReason, Outcome};
 use crate::runtime::doorbell::Doorbell;
@@ -41,6 +42,7 @@ pub struct Gate {
     pub status: Status,
     bytes_max: u64,
     pinned_bytes_max: u64,
+    spool: Option<SpoolLink>,
     closing: AtomicBool,
     sender: Sender<Parcel>,
     receiver: Receiver<Parcel>,
@@ -60,6 +62,11 @@ struct Accepted {
     /// [`Push::pinned_bytes`] of what is held. A parcel can pin far more than it weighs: a few bytes keep the buffer that
     /// they were received into.
     held_pinned_bytes: AtomicU64,
+    /// Of what is held, on disk and not in memory.
+    spooled_parcels: AtomicU64,
+    spooled_bytes: AtomicU64,
+    /// Of what was accepted, by an earlier process.
+    recovered_parcels: AtomicU64,
 }
 
 /// Written where parcels end: the writer core, and inbound cores for overflow.
@@ -107,6 +114,12 @@ pub struct Books {
     pub held_parcels: u64,
     /// Waiting or in flight, in body bytes.
     pub held_bytes: u64,
+    /// Of what is held, on disk and not in memory.
+    pub spooled_parcels: u64,
+    /// The same in body bytes.
+    pub spooled_bytes: u64,
+    /// Of what was accepted, found in the spool at the start: an earlier process had accepted it.
+    pub recovered_parcels: u64,
     /// Being sent right now.
     pub in_flight: u64,
 }
@@ -122,9 +135,14 @@ impl Books {
         })
     }
 
-    /// Parcels waiting, not in flight.
+    /// Parcels waiting, in memory or on disk, not in flight.
     pub fn queued_parcels(&self) -> u64 {
         self.held_parcels.saturating_sub(self.in_flight)
+    }
+
+    /// Parcels held in memory.
+    pub fn parcels_in_memory(&self) -> u64 {
+        self.held_parcels.saturating_sub(self.spooled_parcels)
     }
 
     /// Whether the conservation law holds. Exact at rest; while parcels move, readings are taken one after the other.
@@ -146,6 +164,7 @@ impl Gate {
             status: Status::default(),
             bytes_max,
             pinned_bytes_max: u64::MAX,
+            spool: None,
             closing: AtomicBool::new(false),
             sender,
             receiver,
@@ -163,7 +182,20 @@ impl Gate {
         }
     }
 
-    /// Takes what `push` weighs and pins out of the budget if it fits. A single parcel always does.
+    /// Gives it a spool.
+    #[must_use]
+    pub fn with_spool(self, link: SpoolLink) -> Self {
+        let spool = Some(link);
+        Self { spool, ..self }
+    }
+
+    /// Its spool, if it has one.
+    pub fn spool(&self) -> Option<&SpoolLink> {
+        self.spool.as_ref()
+    }
+
+    /// Takes what `push` weighs and pins out of the budget if it fits, in memory or in the spool. A single parcel always
+    /// does.
     pub(super) fn try_reserve(&self, push: &Push) -> bool {
         self.reserve(push);
         let held = &self.inbound;
@@ -171,7 +203,8 @@ impl Gate {
             .held_weight
             .load(Ordering::Relaxed)
             .saturating_sub(push.weight());
-        if others > 0 && self.exceeds(1) || self.sender.is_full() {
+        let is_full = others > 0 && self.exceeds(1) || self.sender.is_full();
+        if is_full && !self.spool.as_ref().is_some_and(SpoolLink::has_room) {
             self.unreserve(push);
             return false;
         }
@@ -205,6 +238,23 @@ impl Gate {
         is_heavy || pinned > self.pinned_bytes_max.saturating_mul(times)
     }
 
+    /// Whether the spool, which has to store every parcel first, is behind by as much as it may be.
+    pub(super) fn is_spool_behind(&self) -> bool {
+        self.spool
+            .as_ref()
+            .is_some_and(|link| link.stores_all() && link.is_behind())
+    }
+
+    /// Whether the disk is behind, though it works, and new parcels need it: all do under `--ack stored`, else those that
+    /// memory has no room for.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.spool.as_ref().is_some_and(|link| {
+            link.is_well()
+                && link.is_behind()
+                && (link.stores_all() || self.exceeds(1) || !self.status.is_up())
+        })
+    }
+
     /// Queues a parcel whose weight has been reserved. If the crossing is full, its oldest parcel makes room.
     pub(super) fn accept(&self, parcel: Parcel) {
         let books = &self.inbound;
@@ -216,6 +266,14 @@ impl Gate {
         books
             .held_bytes
             .fetch_add(parcel.ticket.push().bytes, Ordering::Relaxed);
+        match &self.spool {
+            Some(link) if link.stores_all() => link.put(parcel),
+            _ => self.cross(parcel),
+        }
+    }
+
+    /// Puts a parcel on the crossing, whose oldest make room where there is none.
+    fn cross(&self, parcel: Parcel) {
         let mut parcel = parcel;
         loop {
             match self.sender.try_send(parcel) {
@@ -223,7 +281,7 @@ impl Gate {
                 Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => {
                     parcel = back;
                     if let Ok(oldest) = self.receiver.try_recv() {
-                        oldest.ticket.drop_for(DropReason::Overflow);
+                        self.evict(oldest, DropReason::Overflow);
                     }
                 }
             }
@@ -232,11 +290,109 @@ impl Gate {
         // suffer, and what lies here makes room instead.
         while self.exceeds(2) && self.receiver.len() > 1 {
             match self.receiver.try_recv() {
-                Ok(oldest) => oldest.ticket.drop_for(DropReason::Overflow),
+                Ok(oldest) => self.evict(oldest, DropReason::Overflow),
                 Err(_) => break,
             }
         }
         self.doorbell.ring();
+    }
+
+    /// Takes a parcel out of memory: to the spool where it can go there, else it is dropped for `reason`.
+    pub fn evict(&self, parcel: Parcel, reason: DropReason) {
+        if let Err(parcel) = self.spool_away(parcel) {
+            parcel.ticket.drop_for(reason);
+        }
+    }
+
+    /// Hands a parcel to the spool.
+    ///
+    /// # Errors
+    /// The parcel, when there is no spool, when the spool takes nothing now, when a client waits for the parcel's
+    /// outcome, or when the parcel is stored already (dropping its ticket for [`DropReason::Overflow`] leaves it there).
+    pub fn spool_away(&self, parcel: Parcel) -> Result<(), Parcel> {
+        match &self.spool {
+            Some(link) if !parcel.ticket.is_stored() && !parcel.is_awaited() && link.takes() => {
+                link.put(parcel);
+                Ok(())
+            }
+            _ => Err(parcel),
+        }
+    }
+
+    /// The spool's side: a parcel comes (back) into memory, to be delivered.
+    pub fn forward(&self, mut parcel: Parcel) {
+        parcel.ticket.set_in_budget(true);
+        self.cross(parcel);
+    }
+
+    /// The spool's side: whether a stored parcel of `bytes` may come back into memory. Half of the budget stays for new
+    /// ones.
+    pub fn has_room_for_stored(&self, bytes: u64) -> bool {
+        let held = &self.inbound;
+        let is_free = |cell: &AtomicU64, limit: u64| {
+            let held = cell.load(Ordering::Relaxed);
+            held == 0 || held.saturating_add(bytes) <= limit / 2
+        };
+        is_free(&held.held_weight, self.bytes_max)
+            && is_free(&held.held_pinned_bytes, self.pinned_bytes_max)
+            && self.receiver.len() < CROSSING_PARCELS_MAX / 2
+    }
+
+    /// The spool's side: what an earlier process had accepted and not delivered.
+    pub fn recover(&self, found: Amount) {
+        let books = &self.inbound;
+        for (cell, by) in [
+            (&books.parcels, found.parcels),
+            (&books.bytes, found.bytes),
+            (&books.held_parcels, found.parcels),
+            (&books.held_bytes, found.bytes),
+            (&books.spooled_parcels, found.parcels),
+            (&books.spooled_bytes, found.bytes),
+            (&books.recovered_parcels, found.parcels),
+        ] {
+            cell.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+
+    /// The spool's side: parcels that were on disk alone are given up for `reason`.
+    pub fn drop_spooled(&self, lost: Amount, reason: DropReason) {
+        let tally = &self.outbound.dropped[reason.index()];
+        for (cell, by) in [
+            (&tally.parcels, lost.parcels),
+            (&tally.bytes, lost.bytes),
+            (&tally.profiles, lost.profiles),
+            (&tally.profile_bytes, lost.profile_bytes),
+        ] {
+            cell.fetch_add(by, Ordering::Relaxed);
+        }
+        let books = &self.inbound;
+        books.held_parcels.fetch_sub(lost.parcels, Ordering::Relaxed);
+        books.held_bytes.fetch_sub(lost.bytes, Ordering::Relaxed);
+        books.spooled_parcels.fetch_sub(lost.parcels, Ordering::Relaxed);
+        books.spooled_bytes.fetch_sub(lost.bytes, Ordering::Relaxed);
+    }
+
+    /// A parcel's memory goes, it stays on disk.
+    pub(super) fn note_spooled(&self, push: &Push) {
+        self.inbound.spooled_parcels.fetch_add(1, Ordering::Relaxed);
+        self.inbound
+            .spooled_bytes
+            .fetch_add(push.bytes, Ordering::Relaxed);
+    }
+
+    /// A parcel that was on disk alone is in memory again.
+    pub(super) fn note_restored(&self, push: &Push) {
+        self.inbound.spooled_parcels.fetch_sub(1, Ordering::Relaxed);
+        self.inbound
+            .spooled_bytes
+            .fetch_sub(push.bytes, Ordering::Relaxed);
+    }
+
+    /// Tells the spool what becomes of a record that was out.
+    pub(super) fn give_back(&self, record: Return) {
+        if let Some(link) = &self.spool {
+            link.give_back(record);
+        }
     }
 
     /// The next parcel in the crossing, if any.
@@ -249,15 +405,17 @@ impl Gate {
     pub(super) fn is_crowded(&self) -> bool {
         let books = &self.inbound;
         let waiting = books.held_parcels.load(Ordering::Relaxed);
-        let waiting = waiting.saturating_sub(self.outbound.in_flight.load(Ordering::Relaxed));
+        let elsewhere =
+            self.outbound.in_flight.load(Ordering::Relaxed) + books.spooled_parcels.load(Ordering::Relaxed);
+        let waiting = waiting.saturating_sub(elsewhere);
         let is_much = waiting > CROWDED_PARCELS
-            || waiting > 0 && books.held_bytes.load(Ordering::Relaxed) > CROWDED_BYTES;
+            || waiting > 0 && books.held_weight.load(Ordering::Relaxed) > CROWDED_BYTES;
         is_much && self.status.is_up() && self.status.has_delivered_lately()
     }
 
     /// Whether more is held than the budget allows, so that the oldest has to go. A single parcel never is too much.
     pub fn is_over_budget(&self) -> bool {
-        self.exceeds(1) && self.held_parcels() > 1
+        self.exceeds(1) && self.parcels_in_memory() > 1
     }
 
     /// The process leaves: tickets lost from now on are lost to the shutdown.
@@ -279,9 +437,15 @@ impl Gate {
         self.bytes_max
     }
 
-    /// Parcels waiting or in flight.
+    /// Parcels waiting or in flight, in memory or on disk.
     pub fn held_parcels(&self) -> u64 {
         self.inbound.held_parcels.load(Ordering::Relaxed)
+    }
+
+    /// Parcels waiting or in flight that are not on disk alone.
+    pub fn parcels_in_memory(&self) -> u64 {
+        let spooled = self.inbound.spooled_parcels.load(Ordering::Relaxed);
+        self.held_parcels().saturating_sub(spooled)
     }
 
     /// One parcel goes on the wire.
@@ -312,12 +476,6 @@ impl Gate {
             .fetch_add(push.profile_bytes, Ordering::Relaxed);
         self.inbound.held_parcels.fetch_sub(1, Ordering::Relaxed);
         self.inbound.held_bytes.fetch_sub(push.bytes, Ordering::Relaxed);
-        self.inbound
-            .held_weight
-            .fetch_sub(push.weight(), Ordering::Relaxed);
-        self.inbound
-            .held_pinned_bytes
-            .fetch_sub(push.pinned_bytes, Ordering::Relaxed);
     }
 
     /// Reads the books.
@@ -336,6 +494,9 @@ impl Gate {
             dropped: std::array::from_fn(|index| amount(&self.outbound.dropped[index])),
             held_parcels: read(&self.inbound.held_parcels),
             held_bytes: read(&self.inbound.held_bytes),
+            spooled_parcels: read(&self.inbound.spooled_parcels),
+            spooled_bytes: read(&self.inbound.spooled_bytes),
+            recovered_parcels: read(&self.inbound.recovered_parcels),
             in_flight: read(&self.outbound.in_flight),
         }
     }

@@ -6,14 +6,18 @@
 //!                                                                                   │
 //!  Push::outcome().await ◀── ack: pending − 1, first failure kept ◀── Ticket::resolve(Outcome)
 //! ```
+//! With a spool (`spool_link`), what memory cannot hold goes to disk and comes back through the same queue; under
+//! `--ack stored` every parcel passes by the disk first.
+//!
 //! Invariants, per gate and at every moment that no call is under way:
-//! `accepted = delivered + Σ dropped{reason} + held`, in parcels and in bytes; `0 ≤ in_flight ≤ held`.
+//! `accepted = delivered + Σ dropped{reason} + held`, in parcels and in bytes; `0 ≤ in_flight ≤ held in memory`.
 //! A parcel ends by its ticket alone; a ticket that is dropped unresolved counts as `abandoned`, so a mistake of ours is
 //! visible too.
 
 pub mod gate;
 pub mod push;
 pub mod queue;
+pub mod spool_link;
 pub mod status;
 pub mod ticket;
 
@@ -23,6 +27,7 @@ use crate::config::Overflow;
 
 pub use gate::{DestinationId, Gate};
 pub use push::{AckMode, Push, Verdict};
+pub use spool_link::{RecordId, SpoolLink};
 pub use status::Status;
 pub use ticket::{DropReason, Outcome, Ticket};
 
@@ -35,11 +40,24 @@ pub struct Parcel {
     pub attempts: u32,
 }
 
+impl Parcel {
+    /// A parcel that has not been tried.
+    pub fn new(ticket: Ticket) -> Self {
+        Self { ticket, attempts: 0 }
+    }
+
+    /// Whether a client waits for what becomes of it.
+    pub fn is_awaited(&self) -> bool {
+        !self.ticket.is_stored() && self.ticket.push().is_awaited()
+    }
+}
+
 /// All destinations, as a push sees them.
 #[derive(Debug)]
 pub struct Fanout {
     gates: Vec<&'static Gate>,
     overflow: Overflow,
+    has_spools: bool,
 }
 
 /// Why no destination took a push.
@@ -47,12 +65,18 @@ pub struct Fanout {
 pub enum OfferRefused {
     /// `--overflow refuse` and at least one queue is full.
     QueueFull,
+    /// Everything has to be stored first (`--ack stored`), and the disk is behind.
+    SpoolBehind,
 }
 
 impl Fanout {
     /// Gates live as long as the process: they are few, and every parcel refers to one.
     pub fn new(gates: Vec<&'static Gate>, overflow: Overflow) -> Self {
-        Self { gates, overflow }
+        Self {
+            has_spools: gates.iter().any(|gate| gate.spool().is_some()),
+            gates,
+            overflow,
+        }
     }
 
     /// The gates in the order of `--to`.
@@ -75,11 +99,20 @@ impl Fanout {
         self.gates.iter().any(|gate| gate.is_crowded())
     }
 
+    /// Whether a spool that works is behind and needed: whoever waits a little before his offer loses nothing to it.
+    pub fn is_pressed(&self) -> bool {
+        self.has_spools && self.gates.iter().any(|gate| gate.is_pressed())
+    }
+
     /// Puts one parcel of `push` on every destination's queue: on all, or under `--overflow refuse` on none.
     ///
     /// # Errors
-    /// [`OfferRefused::QueueFull`] when a queue may not overflow and is full; nothing has been queued then.
+    /// [`OfferRefused::QueueFull`] when a queue may not overflow and is full; [`OfferRefused::SpoolBehind`] when a spool
+    /// that has to store everything can't keep up. Nothing has been queued then.
     pub fn offer(&self, push: &Arc<Push>) -> Result<(), OfferRefused> {
+        if self.has_spools && self.gates.iter().any(|gate| gate.is_spool_behind()) {
+            return Err(OfferRefused::SpoolBehind);
+        }
         if self.overflow == Overflow::Refuse {
             for (index, gate) in self.gates.iter().enumerate() {
                 if !gate.try_reserve(push) {
@@ -91,10 +124,7 @@ impl Fanout {
             self.gates.iter().for_each(|gate| gate.reserve(push));
         }
         for gate in &self.gates {
-            gate.accept(Parcel {
-                ticket: Ticket::new(push.clone(), gate),
-                attempts: 0,
-            });
+            gate.accept(Parcel::new(Ticket::new(push.clone(), gate)));
         }
         Ok(())
     }

@@ -92,6 +92,8 @@ pub enum AckMode {
     First,
     /// All.
     All,
+    /// None, but every destination has the parcel on disk (or has accepted it, where the disk does not).
+    Stored,
 }
 
 /// What the client is to be told.
@@ -108,6 +110,8 @@ pub enum Verdict {
     },
     /// No destination answered at all.
     Unanswered,
+    /// It could neither be stored nor delivered soon.
+    NotStored,
 }
 
 #[derive(Debug)]
@@ -161,9 +165,14 @@ impl Push {
         value.map(<[u8]>::trim_ascii)
     }
 
-    /// Whether a client waits for this push's outcomes.
+    /// Whether a client waits for this push's outcomes still.
     pub fn is_awaited(&self) -> bool {
-        self.ack.mode != AckMode::Detached
+        self.ack.verdict().is_none()
+    }
+
+    /// When the client is answered.
+    pub fn ack_mode(&self) -> AckMode {
+        self.ack.mode
     }
 
     /// Ends when the answer is known under the push's mode; at once when detached.
@@ -179,6 +188,13 @@ impl Push {
             }
         })
         .await
+    }
+
+    /// One destination's parcel is on disk. Called by its ticket, once, instead of [`Push::settle`].
+    pub(super) fn note_stored(&self) {
+        if self.ack.mode == AckMode::Stored {
+            self.settle(Outcome::Delivered);
+        }
     }
 
     /// Takes one destination's outcome. Called by its ticket, once.
@@ -226,10 +242,10 @@ impl Ack {
                 code,
             });
         }
-        Some(if self.unanswered.load(Ordering::Acquire) {
-            Verdict::Unanswered
-        } else {
-            Verdict::Accepted
+        Some(match (self.unanswered.load(Ordering::Acquire), self.mode) {
+            (false, _) => Verdict::Accepted,
+            (true, AckMode::Stored) => Verdict::NotStored,
+            (true, _) => Verdict::Unanswered,
         })
     }
 }
@@ -305,6 +321,10 @@ pub(crate) mod tests {
             ),
             (AckMode::All, &[gone, bad, ok], Some(relayed_400)),
             (AckMode::All, &[gone, ok, ok], Some(Verdict::Unanswered)),
+            (AckMode::Stored, &[ok, ok], None),
+            (AckMode::Stored, &[ok, ok, ok], Some(Verdict::Accepted)),
+            (AckMode::Stored, &[gone, ok, ok], Some(Verdict::NotStored)),
+            (AckMode::Stored, &[gone, bad, ok], Some(relayed_400)),
         ] {
             assert_eq!(verdict(mode, outcomes), expected, "{mode:?} {outcomes:?}");
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::gate::Gate;
 use super::push::Push;
+use super::spool_link::{RecordId, Return};
 use crate::profile::connect::Code;
 
 /// Why a parcel was not delivered. The variant is the metric label `reason`.
@@ -21,8 +22,10 @@ pub enum DropReason {
     Redirected,
     /// As many attempts as `--max-retries` allows have failed.
     RetriesExhausted,
-    /// It could not be written to the archive's disk.
+    /// It could not be written to disk: to an archive, or to the spool where `--ack stored` wants it.
     WriteFailed,
+    /// It was read back from the spool and is not what was written there.
+    Damaged,
     /// It was waiting when the drain timeout of a shutdown ran out.
     Shutdown,
     /// A ticket was lost: a mistake in pyrotee, please report it.
@@ -31,7 +34,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of its [`DropReason::index`].
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Overflow,
         Self::TooOld,
         Self::Rejected,
@@ -39,6 +42,7 @@ impl DropReason {
         Self::Redirected,
         Self::RetriesExhausted,
         Self::WriteFailed,
+        Self::Damaged,
         Self::Shutdown,
         Self::Abandoned,
     ];
@@ -53,9 +57,15 @@ impl DropReason {
             Self::Redirected => "redirected",
             Self::RetriesExhausted => "retries_exhausted",
             Self::WriteFailed => "write_failed",
+            Self::Damaged => "damaged",
             Self::Shutdown => "shutdown",
             Self::Abandoned => "abandoned",
         }
+    }
+
+    /// Whether a parcel that is on disk stays there for another time: it was its memory that had to go.
+    fn leaves_it_stored(self) -> bool {
+        matches!(self, Self::Overflow | Self::Shutdown | Self::Abandoned)
     }
 
     /// The position in [`DropReason::ALL`].
@@ -86,19 +96,47 @@ pub enum Outcome {
 }
 
 /// The duty to say what became of one parcel. Holding one is holding the parcel's place in the books.
+///
+/// ```text
+///  new ──────────────┬─ resolve, drop_for ─▶ the end
+///    │ stored        │
+///    ▼               ├─ shelve ─▶ on disk alone ─┐
+///  with a record ────┘                           │
+///    ▲                                           │
+///    └──────────────── restored ◀────────────────┘
+/// ```
+/// With a record, dropping it for want of memory or of time leaves it on disk.
 #[must_use = "a parcel ends only by its ticket"]
 #[derive(Debug)]
 pub struct Ticket {
     push: Arc<Push>,
     gate: &'static Gate,
+    record: Option<RecordId>,
+    /// Whether the gate's budget counts it.
+    in_budget: bool,
     settled: bool,
 }
 
 impl Ticket {
+    /// The ticket of a parcel whose push is reserved in the gate's budget.
     pub(super) fn new(push: Arc<Push>, gate: &'static Gate) -> Self {
         Self {
             push,
             gate,
+            record: None,
+            in_budget: true,
+            settled: false,
+        }
+    }
+
+    /// The ticket of a parcel that was on disk alone and is in memory again, not in the gate's budget yet.
+    pub fn restored(push: Arc<Push>, gate: &'static Gate, record: RecordId) -> Self {
+        gate.note_restored(&push);
+        Self {
+            push,
+            gate,
+            record: Some(record),
+            in_budget: false,
             settled: false,
         }
     }
@@ -106,6 +144,35 @@ impl Ticket {
     /// The push it is for.
     pub fn push(&self) -> &Arc<Push> {
         &self.push
+    }
+
+    /// Whether the parcel is on disk too.
+    pub fn is_stored(&self) -> bool {
+        self.record.is_some()
+    }
+
+    /// The parcel is on disk, synced, and stays in memory too.
+    pub fn stored(&mut self, record: RecordId) {
+        self.record = Some(record);
+        self.push.note_stored();
+    }
+
+    /// The parcel is on disk, and its memory goes.
+    pub fn shelve(mut self) {
+        self.set_in_budget(false);
+        self.settled = true;
+        self.gate.note_spooled(&self.push);
+        self.push.note_stored();
+    }
+
+    /// Counts it in the gate's budget, or no longer.
+    pub(super) fn set_in_budget(&mut self, in_budget: bool) {
+        match (self.in_budget, in_budget) {
+            (false, true) => self.gate.reserve(&self.push),
+            (true, false) => self.gate.unreserve(&self.push),
+            _ => {}
+        }
+        self.in_budget = in_budget;
     }
 
     /// Ends the parcel.
@@ -120,8 +187,21 @@ impl Ticket {
 
     fn settle(&mut self, outcome: Outcome) {
         self.settled = true;
-        self.gate.settle(&self.push, outcome);
-        self.push.settle(outcome);
+        self.set_in_budget(false);
+        match (self.record, outcome) {
+            (Some(record), Outcome::Unanswered { reason }) if reason.leaves_it_stored() => {
+                self.gate.note_spooled(&self.push);
+                self.gate.give_back(Return::Release(record));
+            }
+            (Some(record), _) => {
+                self.gate.settle(&self.push, outcome);
+                self.gate.give_back(Return::Done(record));
+            }
+            (None, _) => {
+                self.gate.settle(&self.push, outcome);
+                self.push.settle(outcome);
+            }
+        }
     }
 }
 

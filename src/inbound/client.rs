@@ -45,6 +45,10 @@ const LAST_REQUEST_WAIT: Duration = Duration::from_millis(50);
 const TURNS_GIVEN: usize = 8;
 const TURN_MIN: Duration = Duration::from_millis(1);
 
+/// How often a push looks whether the disk has caught up before it goes on regardless, one second in all.
+const DISK_LOOKS: usize = 200;
+const DISK_LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// Serves one connection to its end.
 pub async fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) {
     socket::tune_client(&stream);
@@ -548,9 +552,11 @@ async fn offer(inbound: &Inbound, parts: PushParts) -> Result<(), Refusal> {
         AckPolicy::Queued => AckMode::Detached,
         AckPolicy::First => AckMode::First,
         AckPolicy::All => AckMode::All,
+        AckPolicy::Stored => AckMode::Stored,
     };
     let deadline = parts.client_deadline;
     let push = Arc::new(Push::new(parts, mode, setup.fanout.len()));
+    wait_for_disk(inbound).await;
     setup.fanout.offer(&push)?;
     if mode == AckMode::Detached {
         give_way(inbound).await;
@@ -566,6 +572,17 @@ async fn offer(inbound: &Inbound, parts: PushParts) -> Result<(), Refusal> {
         }
     };
     Refusal::from_verdict(verdict).map_or(Ok(()), Err)
+}
+
+/// Lets a disk that is behind take what it was given before more is put on it: for want of room on the way to it a parcel
+/// would be dropped, or under `--ack stored` refused.
+async fn wait_for_disk(inbound: &Inbound) {
+    for _ in 0..DISK_LOOKS {
+        if !inbound.setup.fanout.is_pressed() {
+            return;
+        }
+        monoio::time::sleep(DISK_LOOK_EVERY).await;
+    }
 }
 
 /// Lets the writers of a busy core work where parcels come faster than they are sent: otherwise clients would fill the

@@ -112,6 +112,10 @@ impl Refusal {
             Verdict::Accepted => None,
             Verdict::Relayed { status, code } => Some(Self::Relayed { status, code }),
             Verdict::Unanswered => Some(Self::Unanswered),
+            Verdict::NotStored => Some(Self::busy(
+                "not_stored",
+                "the profile could not be stored on disk (--ack stored), nor delivered at once; try again later",
+            )),
         }
     }
 
@@ -168,6 +172,10 @@ impl From<OfferRefused> for Refusal {
             OfferRefused::QueueFull => Self::busy(
                 "queue_full",
                 "the queue of a destination is full and may not overflow (--overflow refuse); try again later",
+            ),
+            OfferRefused::SpoolBehind => Self::busy(
+                "spool_behind",
+                "profiles come faster than the disk stores them (--ack stored); try again later",
             ),
         }
     }

@@ -6,7 +6,7 @@
 //! DIR/shop.web/2026-11-22/165927.042Z_process_cpu_1c291ca3.pb.gz   service, date, time (UTC), type, CRC-32
 //! ```
 //! A file appears under its name whole or not at all, and its index line is there before the parcel counts as delivered.
-//! Nothing is synced (`fsync`): what a crash of the machine takes back is the file system's choice.
+//! Nothing is synced but under `--ack stored`: what a crash of the machine takes back is the file system's choice.
 //!
 //! One plain thread per archive, with blocking I/O: a hanging disk holds up this archive and nothing else.
 //!
@@ -55,6 +55,8 @@ pub struct ArchiveSetup {
     pub gate: &'static Gate,
     /// The folder, created if it is not there.
     pub directory: PathBuf,
+    /// Whether a profile counts as delivered only when it is on the disk itself (`--ack stored`).
+    pub synced: bool,
     /// Age above which a parcel is dropped as `too_old`.
     pub max_age: Duration,
     /// Attempts in all before a parcel is dropped as `write_failed`; 0 = until `max_age`.
@@ -118,7 +120,7 @@ pub fn start(setup: ArchiveSetup, control: Arc<ArchiveControl>) -> io::Result<Jo
         std::ptr::eq(setup.gate, control.gate),
         "each gate has its own control"
     );
-    let store = Store::open(setup.directory.clone())?;
+    let store = Store::open(setup.directory.clone(), setup.synced)?;
     let archivist = Archivist {
         store,
         setup,
@@ -186,8 +188,7 @@ impl Archivist {
         {
             parcel.ticket.drop_for(DropReason::Overflow);
         }
-        let max_age = u64::try_from(self.setup.max_age.as_nanos()).unwrap_or(u64::MAX);
-        let limit = Mono(now.0.saturating_sub(max_age));
+        let limit = now.before(self.setup.max_age);
         while let Some(parcel) = self.queue.take_older_than(limit) {
             parcel.ticket.drop_for(DropReason::TooOld);
         }

@@ -16,12 +16,15 @@ use super::backoff;
 use super::health::Health;
 use super::waiting::Waiting;
 use crate::fanout::queue::Queue;
-use crate::fanout::{DropReason, Gate, Outcome, Parcel};
+use crate::fanout::{AckMode, DropReason, Gate, Outcome, Parcel, SpoolLink};
 use crate::profile::connect::Code;
 use crate::runtime::clock::Mono;
 
 /// A retry for which the budget has nothing left is looked at again after this time.
 const BUDGET_RECHECK: Duration = Duration::from_millis(100);
+
+/// Attempts at a parcel that should have been stored and could not be: its client waits, and is told soon to come back.
+const UNSTORED_ATTEMPTS_MAX: u32 = 3;
 
 /// The limits of one destination that the desk keeps to.
 #[derive(Clone, Copy, Debug)]
@@ -80,14 +83,22 @@ impl Desk {
         }
     }
 
-    /// Takes what has come through the gate, then gives up what is too much or too old.
+    /// Takes what has come through the gate, then puts away or gives up what is too much or too old.
     pub fn accept(&mut self, gate: &Gate, now: Mono) {
         while let Some(parcel) = gate.take() {
-            self.queue.push(parcel.ticket.push().accepted, parcel);
+            let accepted = parcel.ticket.push().accepted;
+            if parcel.ticket.is_stored() {
+                self.queue.put_back(accepted, parcel); // from the spool: it may be older than what came before it
+            } else {
+                self.queue.push(accepted, parcel);
+            }
+        }
+        if !self.is_up() {
+            self.spool_queue(gate);
         }
         while gate.is_over_budget() {
             let Some(parcel) = self.take_oldest() else { break };
-            parcel.ticket.drop_for(DropReason::Overflow);
+            gate.evict(parcel, DropReason::Overflow);
         }
         let limit = self.age_limit(now);
         while self.oldest().is_some_and(|oldest| oldest < limit) {
@@ -190,10 +201,30 @@ impl Desk {
         !self.queue.is_empty() && self.in_flight < self.health.window(now)
     }
 
-    /// Gives up everything that waits: the drain timeout has run out.
-    pub fn give_up(&mut self, reason: DropReason) {
+    /// Puts away or gives up everything that waits: the drain timeout has run out.
+    pub fn give_up(&mut self, gate: &Gate, reason: DropReason) {
         while let Some(parcel) = self.take_oldest() {
-            parcel.ticket.drop_for(reason);
+            gate.evict(parcel, reason);
+        }
+    }
+
+    /// While the destination is down, what waits for it is safer on disk, and its memory is for others.
+    fn spool_queue(&mut self, gate: &Gate) {
+        if gate.spool().is_none_or(SpoolLink::stores_all) {
+            return;
+        }
+        let mut kept = Vec::new();
+        while let Some(parcel) = self.queue.take_oldest() {
+            if let Err(parcel) = gate.spool_away(parcel) {
+                kept.push(parcel);
+            }
+        }
+        self.put_back_all(kept);
+    }
+
+    fn put_back_all(&mut self, parcels: Vec<Parcel>) {
+        for parcel in parcels {
+            self.queue.put_back(parcel.ticket.push().accepted, parcel);
         }
     }
 
@@ -208,8 +239,7 @@ impl Desk {
     }
 
     fn age_limit(&self, now: Mono) -> Mono {
-        let max_age = u64::try_from(self.limits.max_age.as_nanos()).unwrap_or(u64::MAX);
-        Mono(now.0.saturating_sub(max_age))
+        now.before(self.limits.max_age)
     }
 
     /// Moves retries whose wait is over back to the queue, as far as the budget goes.
@@ -226,7 +256,7 @@ impl Desk {
             };
             if now.since(parcel.ticket.push().accepted) > self.limits.max_age {
                 parcel.ticket.drop_for(DropReason::TooOld);
-            } else if down && parcel.ticket.push().is_awaited() {
+            } else if down && parcel.is_awaited() {
                 self.wait_or_give_up(parcel, Trouble::Silent, now, random);
             } else {
                 self.queue.put_back(parcel.ticket.push().accepted, parcel);
@@ -238,23 +268,25 @@ impl Desk {
     fn fail_awaited(&mut self, now: Mono, random: f64) {
         let mut kept = Vec::new();
         while let Some(parcel) = self.queue.take_oldest() {
-            if parcel.ticket.push().is_awaited() {
+            if parcel.is_awaited() {
                 self.wait_or_give_up(parcel, Trouble::Silent, now, random);
             } else {
                 kept.push(parcel);
             }
         }
-        kept.into_iter()
-            .for_each(|parcel| self.queue.put_back(parcel.ticket.push().accepted, parcel));
+        self.put_back_all(kept);
     }
 
     fn wait_or_give_up(&mut self, mut parcel: Parcel, trouble: Trouble, now: Mono, random: f64) {
-        if trouble == Trouble::Silent && !self.is_up() && !parcel.ticket.push().is_awaited() {
+        if trouble == Trouble::Silent && !self.is_up() && !parcel.is_awaited() {
             self.queue.put_back(parcel.ticket.push().accepted, parcel);
             return;
         }
         parcel.attempts = parcel.attempts.saturating_add(1);
-        let attempts_max = self.limits.max_retries;
+        let attempts_max = match parcel.is_awaited() && parcel.ticket.push().ack_mode() == AckMode::Stored {
+            true => UNSTORED_ATTEMPTS_MAX,
+            false => self.limits.max_retries,
+        };
         if attempts_max > 0 && parcel.attempts >= attempts_max {
             let reason = DropReason::RetriesExhausted;
             parcel.ticket.resolve(match trouble {
@@ -290,10 +322,11 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::health::DOWN_AFTER;
     use super::*;
     use crate::config::Overflow;
     use crate::fanout::push::tests::push;
-    use crate::fanout::{AckMode, DestinationId, Fanout};
+    use crate::fanout::{DestinationId, Fanout};
 
     fn at(millis: u64) -> Mono {
         Mono::default().after(Duration::from_millis(millis))
@@ -317,7 +350,16 @@ mod tests {
     }
 
     fn bench(max_retries: u32, bytes_max: u64) -> Bench {
-        let gate: &'static Gate = Box::leak(Box::new(Gate::new(DestinationId(0), "d".into(), bytes_max)));
+        bench_of(Gate::new(DestinationId(0), "d".into(), bytes_max), max_retries)
+    }
+
+    fn spooling_bench(bytes_max: u64) -> Bench {
+        let gate = Gate::new(DestinationId(0), "d".into(), bytes_max);
+        bench_of(gate.with_spool(SpoolLink::new(false, 1 << 20)), 0)
+    }
+
+    fn bench_of(gate: Gate, max_retries: u32) -> Bench {
+        let gate: &'static Gate = Box::leak(Box::new(gate));
         let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
         Bench {
             gate,
@@ -336,6 +378,91 @@ mod tests {
 
         fn dropped(&self, reason: DropReason) -> u64 {
             self.gate.books().dropped[reason.index()].parcels
+        }
+    }
+
+    #[test]
+    fn what_memory_cannot_hold_goes_to_the_spool() {
+        let weight = push(10, AckMode::Detached, 1).weight();
+        let mut bench = spooling_bench(2 * weight);
+        for _ in 0..5 {
+            bench.offer(AckMode::Detached, at(0));
+        }
+        let books = bench.gate.books();
+        assert_eq!(
+            (
+                books.held_parcels,
+                bench.desk.queue.len(),
+                books.dropped_total().parcels
+            ),
+            (5, 2, 0)
+        );
+        assert!(books.balance());
+    }
+
+    #[test]
+    fn while_down_everything_nobody_waits_for_goes_to_the_spool() {
+        let mut bench = spooling_bench(1 << 20);
+        for _ in 0..DOWN_AFTER + 1 {
+            bench.offer(AckMode::Detached, at(0));
+        }
+        bench.offer(AckMode::All, at(0));
+        let link = bench.gate.spool().unwrap();
+        for _ in 0..DOWN_AFTER {
+            let parcel = bench.desk.next(at(0), 0.0).expect("the window is open");
+            bench.desk.trouble(parcel, Trouble::Silent, at(0), 0.0);
+        }
+        assert_eq!(link.waiting_bytes(), 0);
+        bench.desk.accept(bench.gate, at(1));
+        assert!(link.waiting_bytes() > 0);
+        assert!(bench.desk.queue.len() <= 1, "one with a waiting client at most");
+        link.set_trouble(Some("disk full".into()));
+        bench.offer(AckMode::Detached, at(2));
+        assert!(
+            !bench.desk.queue.is_empty(),
+            "with a disk that fails it stays in memory"
+        );
+        assert!(bench.gate.books().balance());
+    }
+
+    #[test]
+    fn a_stored_parcel_that_has_to_go_stays_on_disk() {
+        use crate::fanout::spool_link::Return;
+        use crate::fanout::{RecordId, Ticket};
+        let mut bench = spooling_bench(1 << 20);
+        bench.gate.recover(crate::fanout::gate::Amount {
+            parcels: 1,
+            bytes: 10,
+            ..Default::default()
+        });
+        let record = RecordId {
+            segment: 3,
+            index: 7,
+            profiles: 1,
+            bytes: 10,
+            profile_bytes: 10,
+        };
+        let link = bench.gate.spool().unwrap();
+        for (reason, returned, held) in [
+            (DropReason::Shutdown, Return::Release(record), 1),
+            (DropReason::TooOld, Return::Done(record), 0),
+        ] {
+            let push = Arc::new(push(10, AckMode::Detached, 1));
+            let ticket = Ticket::restored(push, bench.gate, record);
+            bench.gate.forward(Parcel::new(ticket));
+            bench.desk.accept(bench.gate, at(0));
+            let parcel = bench.desk.next(at(0), 0.0).expect("it came back");
+            assert_eq!(bench.gate.books().spooled_parcels, 0);
+            parcel.ticket.drop_for(reason);
+            bench.desk.in_flight -= 1;
+            assert_eq!(link.take_return(), Some(returned));
+            let books = bench.gate.books();
+            assert_eq!(
+                (books.held_parcels, books.spooled_parcels),
+                (held, held),
+                "{reason:?}"
+            );
+            assert!(books.balance());
         }
     }
 

@@ -58,12 +58,16 @@ pub struct Destination {
     sweeper: Rc<Sweeper>,
     desk: RefCell<Desk>,
     idle: RefCell<Vec<Rc<Slot>>>,
+    /// Every lane's, idle or not; at most as many as the widest window was.
+    lanes: RefCell<Vec<Rc<Slot>>>,
     turn: Cell<usize>,
 }
 
-/// Where an idle lane is handed its next parcel.
+/// Where an idle lane is handed its next parcel, and where a busy one keeps its parcel, so that it can be saved when the
+/// core ends.
 #[derive(Default)]
 struct Slot {
+    carried: RefCell<Option<Parcel>>,
     parcel: RefCell<Option<Parcel>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -84,6 +88,7 @@ impl Destination {
             setup,
             sweeper,
             idle: RefCell::new(Vec::new()),
+            lanes: RefCell::new(Vec::new()),
             turn: Cell::new(0),
         });
         monoio::spawn(destination.clone().dispatch());
@@ -100,7 +105,26 @@ impl Destination {
     pub fn give_up(&self, reason: DropReason) {
         let mut desk = self.desk.borrow_mut();
         desk.accept(self.setup.gate, clock::now());
-        desk.give_up(reason);
+        desk.give_up(self.setup.gate, reason);
+    }
+
+    /// The core ends with requests on the wire. Where there is a spool their parcels go (or stay) there: better sent twice
+    /// than lost. Without one they are undecided, which the farewell tells.
+    pub fn leave(&self) {
+        let gate = self.setup.gate;
+        for lane in self.lanes.borrow().iter() {
+            let Some(parcel) = lane.carried.take() else {
+                continue;
+            };
+            if parcel.ticket.is_stored() {
+                parcel.ticket.drop_for(DropReason::Shutdown);
+            } else if let Err(parcel) = gate.spool_away(parcel) {
+                lane.carried.replace(Some(parcel));
+                continue;
+            }
+            gate.end_attempt();
+        }
+        self.give_up(DropReason::Shutdown); // attempts that failed since
     }
 
     async fn dispatch(self: Rc<Self>) {
@@ -156,6 +180,7 @@ impl Destination {
 
     async fn lane(self: Rc<Self>, first: Parcel) {
         let slot = Rc::new(Slot::default());
+        self.lanes.borrow_mut().push(slot.clone());
         let mut lane = Lane {
             connection: None,
             scratch: Scratch::default(),
@@ -164,9 +189,15 @@ impl Destination {
         let mut parcel = first;
         loop {
             let started = clock::now();
-            let result = lane.attempt(parcel.ticket.push(), started).await;
+            let push = parcel.ticket.push().clone();
+            slot.carried.replace(Some(parcel));
+            let result = lane.attempt(&push, started).await;
+            drop(push); // an idle lane holds no body
+            let Some(carried) = slot.carried.take() else {
+                return;
+            };
             let now = clock::now();
-            self.conclude(parcel, result, started, now);
+            self.conclude(carried, result, started, now);
             parcel = match self.next_after_exchange(now) {
                 Some(next) => next,
                 None => {

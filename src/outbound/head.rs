@@ -143,6 +143,7 @@ mod tests {
     fn head(to: &str, route: Route, aim: Option<Aim<'_>>) -> String {
         let defaults = DestinationDefaults {
             queue_limit: 1,
+            spool_limit: None,
             max_age: Duration::from_secs(1),
             inflight: 1,
             remote_timeout: Duration::from_secs(1),

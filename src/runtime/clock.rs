@@ -3,7 +3,11 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Nanoseconds since the first call in this process: never goes back, not affected by changes of the wall clock.
+/// What the clock shows at the first call in this process, in nanoseconds: 20 years, more than the longest duration that a
+/// flag takes, so that what an earlier process accepted (and the spool kept) has its place before it.
+const ORIGIN: u64 = 20 * 365 * 24 * 3600 * 1_000_000_000;
+
+/// Nanoseconds on a clock of this process: never goes back, not affected by changes of the wall clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mono(pub u64);
 
@@ -23,6 +27,14 @@ impl Mono {
                 .saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
         )
     }
+
+    /// `self` moved back by `by`, stopping at zero.
+    pub fn before(self, by: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
+        )
+    }
 }
 
 /// Monotonic now. About 25 ns (vDSO).
@@ -30,7 +42,7 @@ impl Mono {
 pub fn now() -> Mono {
     static START: OnceLock<Instant> = OnceLock::new();
     let start = START.get_or_init(Instant::now);
-    Mono(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    Mono(ORIGIN).after(start.elapsed())
 }
 
 /// Wall-clock time since the unix epoch; zero if the clock stands before it.

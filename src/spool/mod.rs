@@ -55,6 +55,7 @@
 
 pub mod damage;
 pub mod disk;
+pub mod keeper;
 pub mod lock;
 pub mod record;
 mod recover;
@@ -65,7 +66,7 @@ pub mod store;
 pub use damage::{Damage, Damages, What};
 pub use disk::{Disk, RealDisk};
 pub use lock::{Lock, LockError, lock};
-pub use segment::{RecordId, Sums};
+pub use segment::Sums;
 pub use store::{AppendError, Meta, ReadError, RecordParts, Recovery, Store, StoreLimits, Totals};
 
 /// The folder of a destination in the spool's folder. Names that the plan allows come out as they are, but for dots

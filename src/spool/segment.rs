@@ -11,6 +11,7 @@
 use std::ops::RangeInclusive;
 
 use super::record::{Head, MARK_BYTES};
+use crate::fanout::RecordId;
 
 /// What some records come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,16 +60,6 @@ impl Sums {
             profile_bytes: self.profile_bytes.saturating_sub(other.profile_bytes),
         }
     }
-}
-
-/// Which record: where it is stored, and what it counts. Valid while the store that gave it is open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecordId {
-    pub(super) segment: u64,
-    pub(super) index: u32,
-    pub(super) profiles: u32,
-    pub(super) bytes: u64,
-    pub(super) profile_bytes: u64,
 }
 
 impl RecordId {

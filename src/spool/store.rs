@@ -24,8 +24,9 @@ use super::record::{
 };
 use super::recover::{Recovered, recover};
 use super::scan::{Scan, Step};
-use super::segment::{RecordId, Segment, State, Sums};
+use super::segment::{Segment, State, Sums};
 use super::{MARKS_ENDING, NUMBER_MAX, SEGMENT_ENDING, marks_name, number_in, segment_name};
+use crate::fanout::RecordId;
 use crate::profile::route::Route;
 
 /// What a store may use.

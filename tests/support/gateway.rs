@@ -28,6 +28,8 @@ pub struct Farewell {
     pub delivered: u64,
     /// It will not get them, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// They wait in the spool for the next start.
+    pub spooled: u64,
     /// They were on the wire at the end.
     pub undecided: u64,
 }
@@ -40,7 +42,7 @@ impl Farewell {
 
     /// All that was ever accepted.
     pub fn accepted(&self) -> u64 {
-        self.delivered + self.lost() + self.undecided
+        self.delivered + self.lost() + self.spooled + self.undecided
     }
 }
 
@@ -140,6 +142,7 @@ pub fn farewells(ended: &Ended) -> BTreeMap<String, Farewell> {
     let farewells = lines.filter(|line: &Value| line["lost"].is_u64()).map(|line| {
         let mut farewell = Farewell {
             delivered: line["delivered"].as_u64().expect("a count"),
+            spooled: line["spooled"].as_u64().unwrap_or(0),
             undecided: line["undecided"].as_u64().unwrap_or(0),
             ..Farewell::default()
         };

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::super::history::SAMPLES_MAX;
 use super::super::show::{ago, count, duration, rate, size, span};
-use super::super::snapshot::{Destination, Latency, Share, Snapshot, State};
+use super::super::snapshot::{Destination, Latency, Share, Snapshot, Spool, State};
 
 /// The drawing area of a curve, as its `viewBox` says.
 const CURVE_WIDTH: f64 = 240.0;
@@ -280,9 +280,10 @@ impl Shown {
         text(
             "queue",
             format!(
-                "{} of {}",
+                "{} of {}{}",
                 size(one.queue_bytes.used),
-                size(one.queue_bytes.limit)
+                size(one.queue_bytes.limit),
+                one.spool.as_ref().map_or(String::new(), spooled)
             ),
         );
         text(
@@ -530,6 +531,19 @@ fn route(label: &str) -> &str {
 }
 
 /// Why a parcel was given up, in a sentence.
+/// What is on disk, behind what is in memory.
+fn spooled(spool: &Spool) -> String {
+    match &spool.trouble {
+        Some(trouble) => format!(" · the spool fails: {trouble}"),
+        None => format!(
+            " · {} on disk, {} of {}",
+            count(spool.parcels),
+            size(spool.disk_bytes.used),
+            size(spool.disk_bytes.limit)
+        ),
+    }
+}
+
 fn drop_meaning(reason: &str) -> &'static str {
     match reason {
         "overflow" => {
@@ -541,6 +555,7 @@ fn drop_meaning(reason: &str) -> &'static str {
         "redirected" => "The destination redirected in a way that loses the body, or without end.",
         "retries_exhausted" => "All attempts that max-retries allows have failed.",
         "write_failed" => "The archive's disk did not take it.",
+        "damaged" => "What was read back from the spool is not what was written there.",
         "shutdown" => "It was still waiting when the drain timeout ran out.",
         _ => "It was lost inside pyrotee. That is our mistake: please report it.",
     }

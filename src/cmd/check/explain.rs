@@ -169,6 +169,13 @@ fn away(one: &DestinationPlan, plan: &Plan) -> String {
         Overflow::DropOldest => "then the oldest make room and are counted as dropped",
         Overflow::Refuse => "then clients get 503 with Retry-After, for all destinations",
     };
+    let full = match one.spool_limit {
+        Some(limit) => format!(
+            "what is more, and all of it while the destination is down, goes to disk, up to {}; {full}",
+            show_size(limit)
+        ),
+        None => full.to_owned(),
+    };
     let probes = match one.target {
         DestinationTarget::Http { .. } => format!(
             "After {DOWN_AFTER} attempts without an answer one profile at a time is its probe, at most {} apart",
@@ -196,6 +203,10 @@ fn answers(plan: &Plan) -> Section {
         }
         AckPolicy::All => {
             "a client waits until every destination has a final outcome; the earliest failure is relayed (Alloy's way)"
+        }
+        AckPolicy::Stored => {
+            "a client gets its 200 when its profile is on disk, synced, for every destination; kill -9 loses nothing \
+             that was answered. Where the disk fails it waits for delivery instead"
         }
     };
     Section::new("Answers").line("--ack", says).line(

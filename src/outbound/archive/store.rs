@@ -1,5 +1,6 @@
 //! The archive's folder on disk: whole files or none, and the index. Blocking; the only place of the archive that does
-//! I/O. Nothing is synced: after a crash of the *machine* (not of pyrotee) the last seconds may be missing or empty.
+//! I/O. Nothing is synced unless asked for: after a crash of the *machine* (not of pyrotee) the last seconds may be missing
+//! or empty.
 //!
 //! ```text
 //!  content ─▶ DIR/.partial-<random> ─▶ rename ─▶ DIR/<service>/<date>/<time>_<type>_<crc>.<ext>
@@ -53,6 +54,8 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
+    /// Whether `put` returns only when everything is on the disk itself.
+    synced: bool,
 }
 
 /// One line of the index.
@@ -94,7 +97,7 @@ impl Store {
     ///
     /// # Errors
     /// The folder cannot be created or may not be written to. A full disk is no error here: it may have room later.
-    pub fn open(directory: PathBuf) -> io::Result<Self> {
+    pub fn open(directory: PathBuf, synced: bool) -> io::Result<Self> {
         let explain = |what: &str, error: io::Error| {
             let text = format!(
                 "cannot {what} the archive folder {}: {error}",
@@ -105,6 +108,7 @@ impl Store {
         fs::create_dir_all(&directory).map_err(|error| explain("create", error))?;
         let store = Self {
             directory: directory.clone(),
+            synced,
         };
         match store.create_partial() {
             Ok((path, _)) => fs::remove_file(path).map_err(|error| explain("write to", error))?,
@@ -133,7 +137,17 @@ impl Store {
             return Ok(());
         }
         self.append(&index_file(at), lines)
-            .map_err(|error| StoreError::Disk("append to the index", error))
+            .map_err(|error| StoreError::Disk("append to the index", error))?;
+        match self.synced {
+            true => self.sync().map_err(|error| StoreError::Disk("sync", error)),
+            false => Ok(()),
+        }
+    }
+
+    /// Everything up to now is on the disk itself. Files, names, new folders and the index are one commit of the whole
+    /// file system: fewer calls than one for each of them.
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(&self.directory)?)?)
     }
 
     fn put_profile<'a>(&self, profile: &'a Profile, at: Civil) -> Result<Line<'a>, StoreError> {
@@ -378,7 +392,7 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().to_owned()).unwrap();
+        let store = Store::open(folder.path().to_owned(), true).unwrap();
         (folder, store)
     }
 
@@ -574,7 +588,7 @@ mod tests {
                 file.set_modified(old).unwrap();
             }
         }
-        Store::open(folder.path().to_owned()).unwrap();
+        Store::open(folder.path().to_owned(), false).unwrap();
         let names: Vec<String> = files(folder.path()).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, [".partial-2", "mine"]);
     }
@@ -585,7 +599,7 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         for path in [file.clone(), file.join("below")] {
-            let text = Store::open(path.clone()).unwrap_err().to_string();
+            let text = Store::open(path.clone(), false).unwrap_err().to_string();
             assert!(
                 text.starts_with(&format!("cannot create the archive folder {}: ", path.display())),
                 "{text}"

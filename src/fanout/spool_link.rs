@@ -1,0 +1,233 @@
+//! What passes between a gate and the thread that keeps its spool: parcels to store, and word of what became of records.
+//!
+//! ```text
+//!  Gate::accept (--ack stored), Gate::spool_away ─▶ put ─▶ [to store] ─▶ take_parcel ─▶ keeper
+//!  Ticket::settle ──────────────────────────────▶ give_back ─▶ [returns] ─▶ take_return ─▶ keeper
+//!  keeper ─▶ Gate::forward ─▶ crossing
+//! ```
+//! Nobody waits here: what waits to be stored is bounded by its bytes, which the gate asks about before it puts. Not
+//! responsible for files; that is `spool`.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::Parcel;
+use super::push::Push;
+
+/// Where a parcel lies in its spool, and what it counts. Valid while the store that gave it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RecordId {
+    /// The number of the segment.
+    pub segment: u64,
+    /// The record's number in it, from 0.
+    pub index: u32,
+    /// Profiles in it.
+    pub profiles: u32,
+    /// Body bytes.
+    pub bytes: u64,
+    /// What Alloy's byte counters count (WIRE.md 4.6).
+    pub profile_bytes: u64,
+}
+
+/// What became of a record that was in memory too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// Its parcel has ended.
+    Done(RecordId),
+    /// Its memory had to go: it is to be read again.
+    Release(RecordId),
+}
+
+/// The gate's end and the keeper's end in one.
+#[derive(Debug)]
+pub struct SpoolLink {
+    stores_all: bool,
+    waiting_bytes_max: u64,
+    waiting_bytes: AtomicU64,
+    reads: AtomicBool,
+    is_last: AtomicBool,
+    is_finishing: AtomicBool,
+    is_full: AtomicBool,
+    trouble: Mutex<Option<String>>,
+    is_well: AtomicBool,
+    counts: Counts,
+    to_store: (Sender<Parcel>, Receiver<Parcel>),
+    returns: (Sender<Return>, Receiver<Return>),
+    keeper: OnceLock<Thread>,
+}
+
+/// What the keeper counts, for metrics and pages. Written by it alone.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Bytes of the spool's files.
+    pub disk_bytes: AtomicU64,
+    /// Its limit.
+    pub disk_bytes_max: AtomicU64,
+    /// Parcels written.
+    pub stored_parcels: AtomicU64,
+    /// Parcels read back.
+    pub restored_parcels: AtomicU64,
+    /// Damaged places found in its files, and records among them.
+    pub damages: AtomicU64,
+    /// Times that its files were synced.
+    pub syncs: AtomicU64,
+    /// Writes, syncs and reads that failed.
+    pub failures: AtomicU64,
+}
+
+impl SpoolLink {
+    /// A link on which parcels of `waiting_bytes_max` in all may wait to be stored. With `stores_all` every parcel is
+    /// stored before it is sent (`--ack stored`).
+    pub fn new(stores_all: bool, waiting_bytes_max: u64) -> Self {
+        Self {
+            stores_all,
+            waiting_bytes_max,
+            waiting_bytes: AtomicU64::new(0),
+            reads: AtomicBool::new(true),
+            is_last: AtomicBool::new(false),
+            is_finishing: AtomicBool::new(false),
+            is_full: AtomicBool::new(false),
+            trouble: Mutex::new(None),
+            is_well: AtomicBool::new(true),
+            counts: Counts::default(),
+            to_store: crossbeam_channel::unbounded(),
+            returns: crossbeam_channel::unbounded(),
+            keeper: OnceLock::new(),
+        }
+    }
+
+    /// Whether every parcel is stored before it is sent.
+    pub fn stores_all(&self) -> bool {
+        self.stores_all
+    }
+
+    /// Whether a parcel may be put now.
+    pub(super) fn takes(&self) -> bool {
+        self.is_well() && !self.is_behind()
+    }
+
+    /// Whether there is room on disk, and the disk keeps up.
+    pub(super) fn has_room(&self) -> bool {
+        self.takes() && !self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// Whether as much waits to be stored as may.
+    pub fn is_behind(&self) -> bool {
+        !self.is_last.load(Ordering::Acquire)
+            && self.waiting_bytes.load(Ordering::Relaxed) >= self.waiting_bytes_max
+    }
+
+    /// Whether the disk takes what it is given.
+    pub fn is_well(&self) -> bool {
+        self.is_well.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that wait to be stored.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn put(&self, mut parcel: Parcel) {
+        parcel.ticket.set_in_budget(false);
+        self.waiting_bytes
+            .fetch_add(held_by(parcel.ticket.push()), Ordering::Relaxed);
+        // The receiver is in this struct, so the channel is open.
+        let _ = self.to_store.0.send(parcel);
+        self.wake();
+    }
+
+    pub(super) fn give_back(&self, record: Return) {
+        let _ = self.returns.0.send(record);
+        self.wake();
+    }
+
+    /// Wakes the keeper.
+    pub fn wake(&self) {
+        if let Some(keeper) = self.keeper.get() {
+            keeper.unpark();
+        }
+    }
+
+    /// The keeper's side: the thread that is to be woken.
+    pub fn set_keeper(&self, thread: Thread) {
+        let _ = self.keeper.set(thread);
+    }
+
+    /// Nothing comes back into memory from now on.
+    pub fn stop_reading(&self) {
+        self.reads.store(false, Ordering::Release);
+    }
+
+    /// The gateway leaves: what is in memory now is all that will come, and none of it is too much.
+    pub fn set_last(&self) {
+        self.is_last.store(true, Ordering::Release);
+    }
+
+    /// Everything has been put: the keeper stores it and ends.
+    pub fn finish(&self) {
+        self.is_finishing.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// The keeper's side: whether parcels may come back into memory.
+    pub fn may_read(&self) -> bool {
+        self.reads.load(Ordering::Acquire)
+    }
+
+    /// The keeper's side: whether to end when all is stored.
+    pub fn is_finishing(&self) -> bool {
+        self.is_finishing.load(Ordering::Acquire)
+    }
+
+    /// What has been counted.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Why the disk takes nothing now, if so.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The keeper's side: why the disk takes nothing; `None` when it does. While it does not, parcels stay in memory.
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        self.is_well.store(trouble.is_none(), Ordering::Relaxed);
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// The keeper's side: whether the spool has reached its limit.
+    pub fn set_full(&self, is_full: bool) {
+        self.is_full.store(is_full, Ordering::Relaxed);
+    }
+
+    /// The keeper's side: the next parcel to store. It counts as waiting until [`SpoolLink::note_taken`].
+    pub fn take_parcel(&self) -> Option<Parcel> {
+        self.to_store.1.try_recv().ok()
+    }
+
+    /// The keeper's side: a taken parcel waits no longer, whatever became of it.
+    pub fn note_taken(&self, push: &Push) {
+        self.waiting_bytes.fetch_sub(held_by(push), Ordering::Relaxed);
+    }
+
+    /// The keeper's side: the next record that comes back.
+    pub fn take_return(&self) -> Option<Return> {
+        self.returns.1.try_recv().ok()
+    }
+
+    /// Whether there is nothing for the keeper to take.
+    pub fn is_idle(&self) -> bool {
+        self.to_store.1.is_empty() && self.returns.1.is_empty()
+    }
+}
+
+/// What a parcel that waits holds on to, in bytes.
+fn held_by(push: &Push) -> u64 {
+    push.weight().max(push.pinned_bytes)
+}

@@ -1,0 +1,471 @@
+//! The keeper of one destination's spool: the thread that writes parcels to disk, reads them back when there is room for
+//! them in memory, and marks what has ended.
+//!
+//! ```text
+//!  gate ─ put ─▶ [to store] ─▶ append ─┬─ --ack stored: sync the batch ─▶ ticket.stored ─▶ Gate::forward (memory and disk)
+//!                                      └─ else: ticket.shelve (disk alone); synced by --spool-sync
+//!  store.read_next ─▶ a new push ─▶ Gate::forward        while little is out and the gate has room
+//!  ticket settled ─▶ [returns] ─▶ store.done | store.release
+//! ```
+//! A batch is what has gathered while the last one was synced, so that a slow disk makes batches larger and not the rate
+//! lower. When the disk fails, parcels go on in memory: [`Keeper::step`] hands them to the gate as if there were no spool,
+//! and tries the disk again after a pause. [`Keeper::step`] reads no clock and waits for nothing, so the model tests drive
+//! it with a fake clock and a fake disk.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bytes::Bytes;
+use smallvec::smallvec;
+
+use super::disk::{Disk, RealDisk};
+use super::store::{AppendError, Meta, ReadError, RecordParts, Store, Totals};
+use super::{Damages, Sums};
+use crate::config::SpoolSync;
+use crate::fanout::gate::Amount;
+use crate::fanout::push::PushParts;
+use crate::fanout::spool_link::Return;
+use crate::fanout::{AckMode, DropReason, Gate, Parcel, Push, RecordId, SpoolLink, Ticket};
+use crate::runtime::clock::{self, Mono};
+use crate::runtime::pool::{self, MemoryBudget};
+
+/// Parcels of one batch, so that a sync answers for a bounded number of clients.
+const BATCH_PARCELS_MAX: usize = 1024;
+/// Body bytes of one batch.
+const BATCH_BYTES_MAX: u64 = 32 << 20;
+/// Parcels read back and not ended yet: one default window.
+const OUT_PARCELS_MAX: usize = 64;
+/// Memory of those, in bytes.
+const OUT_BYTES_MAX: u64 = 16 << 20;
+/// Without room for the next parcel, look again after this time.
+const ROOM_RECHECK: Duration = Duration::from_millis(50);
+/// First pause after a failure of the disk; doubles from there.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// What the keeper keeps to.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Age above which a parcel is dropped instead of read back.
+    pub max_age: Duration,
+    /// When files are synced, beyond `--ack stored`.
+    pub sync: SpoolSync,
+    /// Whether the oldest make room when the spool is full; otherwise new ones stay in memory.
+    pub drops_oldest: bool,
+}
+
+/// One destination's spool at work.
+pub struct Keeper<D: Disk> {
+    gate: &'static Gate,
+    link: &'static SpoolLink,
+    store: Store<D>,
+    memory: Arc<MemoryBudget>,
+    rules: Rules,
+    /// Records that were read back and have not ended, with the memory that each holds.
+    out: HashMap<RecordId, u64>,
+    out_bytes: u64,
+    /// When the oldest unsynced byte was written.
+    dirty_since: Option<Mono>,
+    /// Failures in a row.
+    failures: u32,
+    /// No writing before.
+    resume_at: Mono,
+}
+
+/// Starts the thread of one spool, which ends some time after [`SpoolLink::finish`].
+///
+/// # Errors
+/// No thread can be started.
+pub fn start(mut keeper: Keeper<RealDisk>) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("spool".into()).spawn(move || {
+        keeper.link.set_keeper(thread::current());
+        loop {
+            let is_finishing = keeper.link.is_finishing();
+            let now = clock::now();
+            let wake_at = keeper.step(now, unix_ms());
+            if !keeper.link.is_idle() {
+                continue;
+            }
+            if is_finishing {
+                return keeper.finish(now);
+            }
+            thread::park_timeout(wake_at.since(clock::now()));
+        }
+    })
+}
+
+fn unix_ms() -> u64 {
+    u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX)
+}
+
+impl<D: Disk> Keeper<D> {
+    /// The keeper of `store`, whose outstanding records the gate gets into its books. `None` for a gate without a link.
+    pub fn new(
+        gate: &'static Gate,
+        store: Store<D>,
+        memory: Arc<MemoryBudget>,
+        rules: Rules,
+    ) -> Option<Self> {
+        let link = gate.spool()?;
+        gate.recover(amount(store.totals().left));
+        let keeper = Self {
+            gate,
+            link,
+            store,
+            memory,
+            rules,
+            out: HashMap::new(),
+            out_bytes: 0,
+            dirty_since: None,
+            failures: 0,
+            resume_at: Mono::default(),
+        };
+        keeper.show();
+        Some(keeper)
+    }
+
+    /// The store, for tests that look behind.
+    pub fn store(&mut self) -> &mut Store<D> {
+        &mut self.store
+    }
+
+    /// Does all that can be done now. Returns when to come again at the latest, if nobody wakes us before.
+    pub fn step(&mut self, now: Mono, unix_ms: u64) -> Mono {
+        self.take_returns();
+        self.store_batch(now);
+        self.sync_when_due(now);
+        let read_again = self.restore(now, unix_ms);
+        self.show();
+        let sync_at = self.sync_due();
+        let resume_at = match self.failures {
+            0 => Mono::NEVER,
+            _ => self.resume_at,
+        };
+        if self.failures > 0 && now >= self.resume_at {
+            self.link.set_trouble(None); // the next parcel is the probe
+        }
+        read_again
+            .min(sync_at)
+            .min(resume_at.max(now.after(ROOM_RECHECK)))
+    }
+
+    /// Everything has been stored: makes up for marks that failed, and syncs.
+    fn finish(&mut self, now: Mono) {
+        self.sync(now);
+        if let Err(error) = self.store.tidy() {
+            tracing::warn!(
+                destination = %self.gate.name,
+                %error,
+                "the spool cannot mark delivered profiles; the next start sends them again"
+            );
+        }
+    }
+
+    fn take_returns(&mut self) {
+        let mut done = Vec::new();
+        while let Some(record) = self.link.take_return() {
+            let (Return::Done(id) | Return::Release(id)) = record;
+            if let Some(bytes) = self.out.remove(&id) {
+                self.out_bytes -= bytes;
+            }
+            match record {
+                Return::Done(id) => done.push(id),
+                Return::Release(id) => self.store.release(&id),
+            }
+        }
+        if !done.is_empty()
+            && let Err(error) = self.store.done(&done)
+        {
+            // The store makes up for it later; a restart before that repeats them.
+            self.note_failure("mark profiles as done", &error);
+        }
+    }
+
+    /// Writes what has gathered.
+    fn store_batch(&mut self, now: Mono) {
+        let mut written: Vec<(Parcel, RecordId)> = Vec::new();
+        let mut bytes = 0;
+        while written.len() < BATCH_PARCELS_MAX && bytes < BATCH_BYTES_MAX {
+            let Some(parcel) = self.link.take_parcel() else {
+                break;
+            };
+            bytes += parcel.ticket.push().bytes;
+            self.link.note_taken(parcel.ticket.push());
+            if self.failures > 0 && now < self.resume_at {
+                self.gate.forward(parcel);
+                continue;
+            }
+            match self.append(parcel.ticket.push()) {
+                Ok(id) => written.push((parcel, id)),
+                Err(AppendError::Full) => self.refuse_full(parcel),
+                Err(AppendError::TooLarge) => self.gate.forward(parcel),
+                Err(AppendError::Io(error)) => {
+                    self.pause("write", &error, now);
+                    self.gate.forward(parcel);
+                }
+            }
+        }
+        if written.is_empty() {
+            return;
+        }
+        self.gate.doorbell.ring(); // there is room again for what had to stay in memory
+        self.dirty_since.get_or_insert(now);
+        self.link
+            .counts()
+            .stored_parcels
+            .fetch_add(written.len() as u64, Ordering::Relaxed);
+        let syncs_now = self.link.stores_all() || self.rules.sync == SpoolSync::Always;
+        if syncs_now && !self.sync(now) {
+            // Whether they are on disk nobody knows now, so they go on in memory and never come back from there.
+            let ids: Vec<RecordId> = written.iter().map(|(_, id)| *id).collect();
+            let _ = self.store.done(&ids); // the sync has told of the trouble
+            written
+                .into_iter()
+                .for_each(|(parcel, _)| self.gate.forward(parcel));
+            return;
+        }
+        for (mut parcel, id) in written {
+            if self.link.stores_all() {
+                parcel.ticket.stored(id);
+                self.gate.forward(parcel);
+            } else {
+                parcel.ticket.shelve();
+            }
+        }
+    }
+
+    /// Writes one push, the oldest making room where they may.
+    fn append(&mut self, push: &Push) -> Result<RecordId, AppendError> {
+        let parts = RecordParts {
+            accepted_unix_ms: push.accepted_unix_ms,
+            route: push.route,
+            profiles: push.profiles,
+            profile_bytes: push.profile_bytes,
+            query: &push.query,
+            fields: &push.fields,
+            segments: &push.segments,
+        };
+        loop {
+            let result = self.store.append(&parts, self.link.stores_all());
+            if matches!(result, Err(AppendError::Full))
+                && self.rules.drops_oldest
+                && let Some(dropped) = self.store.drop_oldest()
+            {
+                self.gate.drop_spooled(amount(dropped.sums), DropReason::Overflow);
+                continue;
+            }
+            self.link.set_full(matches!(result, Err(AppendError::Full)));
+            return result;
+        }
+    }
+
+    /// The spool is full and nothing may or can make room: what can wait in memory does, a client that needs it stored is
+    /// told.
+    fn refuse_full(&mut self, parcel: Parcel) {
+        if parcel.is_awaited() {
+            parcel.ticket.drop_for(DropReason::Overflow);
+        } else {
+            self.gate.forward(parcel);
+        }
+    }
+
+    fn sync_due(&self) -> Mono {
+        match (self.dirty_since, self.rules.sync) {
+            (Some(since), SpoolSync::Every(time)) => since.after(time),
+            _ => Mono::NEVER,
+        }
+    }
+
+    fn sync_when_due(&mut self, now: Mono) {
+        if now >= self.sync_due() {
+            self.sync(now);
+        }
+    }
+
+    /// Syncs what was written. Returns whether it is on the disk now.
+    fn sync(&mut self, now: Mono) -> bool {
+        if self.dirty_since.take().is_none() {
+            return true;
+        }
+        match self.store.sync() {
+            Ok(()) => {
+                self.link.counts().syncs.fetch_add(1, Ordering::Relaxed);
+                if self.failures > 0 {
+                    self.failures = 0;
+                    self.link.set_trouble(None);
+                    tracing::info!(destination = %self.gate.name, "the spool works again");
+                }
+                true
+            }
+            Err(error) => {
+                self.pause("sync", &error, now);
+                false
+            }
+        }
+    }
+
+    /// Reads back what there is room for. Returns when to look again.
+    fn restore(&mut self, now: Mono, unix_ms: u64) -> Mono {
+        while self.link.may_read() && self.out.len() < OUT_PARCELS_MAX && self.out_bytes < OUT_BYTES_MAX {
+            let before = self.store.totals();
+            let meta = self.store.peek();
+            self.note_lost(before);
+            let meta = match meta {
+                Ok(Some(meta)) => meta,
+                Ok(None) => return Mono::NEVER,
+                Err(error) => {
+                    self.note_failure("read", &error);
+                    return now.after(PAUSE_MIN);
+                }
+            };
+            let age = Duration::from_millis(unix_ms.saturating_sub(meta.accepted_unix_ms));
+            if age > self.rules.max_age {
+                self.give_up(&meta, DropReason::TooOld);
+                continue;
+            }
+            let Ok(wanted) = usize::try_from(meta.read_bytes()) else {
+                self.give_up(&meta, DropReason::Overflow);
+                continue;
+            };
+            let pinned = pool::capacity_for(wanted) as u64;
+            if pinned > self.memory.limit() {
+                self.give_up(&meta, DropReason::Overflow); // a larger limit had let it in
+                continue;
+            }
+            if !self.gate.has_room_for_stored(pinned) {
+                return now.after(ROOM_RECHECK);
+            }
+            let Some(charge) = self.memory.try_charge(pool::capacity_for(wanted)) else {
+                return now.after(ROOM_RECHECK);
+            };
+            let mut buffer = pool::acquire(wanted);
+            let before = self.store.totals();
+            match self.store.read(&meta, &mut buffer) {
+                Ok(()) => {
+                    let payload = pool::freeze(buffer, Some(charge));
+                    let push = rebuild(&meta, &payload, pinned, now.before(age));
+                    self.out.insert(meta.id, pinned);
+                    self.out_bytes += pinned;
+                    self.link
+                        .counts()
+                        .restored_parcels
+                        .fetch_add(1, Ordering::Relaxed);
+                    let ticket = Ticket::restored(Arc::new(push), self.gate, meta.id);
+                    self.gate.forward(Parcel::new(ticket));
+                }
+                Err(ReadError::Damaged) => self.note_lost(before),
+                Err(ReadError::Io(error)) => {
+                    self.note_failure("read", &error);
+                    return now.after(PAUSE_MIN);
+                }
+            }
+        }
+        Mono::NEVER
+    }
+
+    /// An unread record is not worth reading.
+    fn give_up(&mut self, meta: &Meta, reason: DropReason) {
+        self.gate.drop_spooled(amount(meta.id.sums()), reason);
+        if let Err(error) = self.store.done(&[meta.id]) {
+            self.note_failure("mark profiles as done", &error);
+        }
+    }
+
+    /// What the store has found to be lost since `before` leaves the books, and is told.
+    fn note_lost(&mut self, before: Totals) {
+        let damages = self.store.take_damages();
+        if !damages.is_empty() {
+            tell_damages(&self.gate.name, self.link, &damages);
+        }
+        let lost = before.left.minus(self.store.totals().left);
+        self.gate.drop_spooled(amount(lost), DropReason::Damaged);
+    }
+
+    /// The disk does not take what it is given: it is left alone for a while.
+    fn pause(&mut self, doing: &str, error: &io::Error, now: Mono) {
+        self.note_failure(doing, error);
+        let doublings = self.failures.min(8);
+        self.resume_at = now.after(PAUSE_MIN.saturating_mul(1 << doublings).min(PAUSE_MAX));
+        self.failures = self.failures.saturating_add(1);
+        let trouble = format!("cannot {doing}: {error}");
+        if self.failures == 1 {
+            tracing::warn!(
+                destination = %self.gate.name,
+                problem = trouble,
+                "the spool cannot be written, profiles go on in memory"
+            );
+        }
+        self.link.set_trouble(Some(trouble));
+    }
+
+    fn note_failure(&mut self, doing: &str, error: &io::Error) {
+        self.link.counts().failures.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(destination = %self.gate.name, doing, %error, "spool");
+    }
+
+    fn show(&self) {
+        let counts = self.link.counts();
+        counts
+            .disk_bytes
+            .store(self.store.totals().disk_bytes, Ordering::Relaxed);
+        counts
+            .disk_bytes_max
+            .store(self.store.limits().bytes_max, Ordering::Relaxed);
+    }
+}
+
+/// Logs damage, each place with file and offset, and counts it.
+pub fn tell_damages(destination: &str, link: &SpoolLink, damages: &Damages) {
+    let count = damages.list.len() as u64 + damages.more;
+    link.counts().damages.fetch_add(count, Ordering::Relaxed);
+    for one in &damages.list {
+        tracing::warn!(
+            destination,
+            file = one.file,
+            offset = one.offset,
+            bytes = one.bytes,
+            records = one.records,
+            what = %one.what,
+            "damage in the spool"
+        );
+    }
+    if damages.more > 0 {
+        tracing::warn!(destination, places = damages.more, "more damage in the spool");
+    }
+}
+
+/// A push as it was, from what was read back. `payload` holds query, header lines, body and a checksum.
+fn rebuild(meta: &Meta, payload: &Bytes, pinned_bytes: u64, accepted: Mono) -> Push {
+    let query_end = meta.query_bytes as usize;
+    let fields_end = query_end + meta.fields_bytes as usize;
+    let body_end = usize::try_from(meta.payload_bytes()).unwrap_or(payload.len());
+    let parts = PushParts {
+        route: meta.route,
+        query: payload.slice(..query_end),
+        fields: payload.slice(query_end..fields_end),
+        segments: smallvec![payload.slice(fields_end..body_end)],
+        bytes: meta.body_bytes,
+        profile_bytes: meta.profile_bytes,
+        profiles: meta.profiles,
+        accepted,
+        accepted_unix_ms: meta.accepted_unix_ms,
+        client_deadline: Mono::NEVER,
+        pinned_bytes,
+        charge: None,
+    };
+    Push::new(parts, AckMode::Detached, 1)
+}
+
+fn amount(sums: Sums) -> Amount {
+    Amount {
+        parcels: sums.parcels,
+        bytes: sums.bytes,
+        profiles: sums.profiles,
+        profile_bytes: sums.profile_bytes,
+    }
+}

@@ -1,0 +1,534 @@
+//! The disk behind the memory, on the real binary: outages longer than memory, restarts, kills, damage and full disks.
+//!
+//! What was answered is compared with what destinations received, in full: each body tells its number.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use support::gateway::{Farewell, Gateway, to};
+use support::peer::{Absent, Held, Peer, Received, Reply};
+use support::{Client, eventually, run, skip, under_both_engines};
+
+under_both_engines!(
+    an_outage_longer_than_memory_loses_nothing,
+    a_restart_during_an_outage_loses_nothing,
+    a_shutdown_keeps_what_was_in_flight,
+    a_kill_during_an_outage_loses_nothing_that_was_spooled,
+    what_was_answered_under_stored_survives_kills,
+    new_profiles_do_not_wait_for_the_backlog,
+    a_second_gateway_is_kept_out,
+    a_full_disk_is_survived_and_left_behind,
+    under_stored_a_full_disk_means_waiting_for_delivery,
+    damage_costs_what_it_hits,
+    a_spool_that_may_not_overflow_refuses,
+    what_is_spooled_for_nobody_is_kept_dropped_or_refused,
+    what_grew_too_old_on_disk_is_not_sent,
+);
+
+/// A small memory, and bodies that fit it a few dozen times.
+const SMALL: [&str; 8] = [
+    "--queue-limit",
+    "512KiB",
+    "--body-limit",
+    "256KiB",
+    "--min-backoff",
+    "10ms",
+    "--max-backoff",
+    "100ms",
+];
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+fn start(engine: &str, url: &str, spool: &Path, flags: &[&str]) -> Gateway {
+    let spool = spool.to_str().expect("a plain path");
+    let fixed = [&SMALL[..], &["--spool", spool], flags].concat();
+    let all: Vec<String> = to(&[url.to_owned()])
+        .into_iter()
+        .chain(fixed.iter().map(|flag| (*flag).to_owned()))
+        .collect();
+    Gateway::start(engine, &all)
+}
+
+/// A body that tells its number, of 10 KiB.
+fn numbered(number: usize) -> Vec<u8> {
+    let mut body = format!("{number:06}").into_bytes();
+    body.resize(10 << 10, b'.');
+    body
+}
+
+fn number_of(request: &Received) -> usize {
+    let digits = request.body.get(..6).expect("numbered");
+    String::from_utf8_lossy(digits).parse().expect("numbered")
+}
+
+/// Pushes the numbered bodies, each of which must be accepted.
+fn push_all(gateway: &Gateway, numbers: std::ops::Range<usize>) {
+    let mut client = gateway.client();
+    for number in numbers {
+        let answer = client.post("/ingest?name=app", &[], &numbered(number));
+        assert_eq!(answer.expect("an answer").status, 200, "push {number}");
+    }
+}
+
+/// How often each number arrives among the next `count` requests.
+fn take(peer: &Peer, count: usize) -> BTreeMap<usize, usize> {
+    let mut seen = BTreeMap::new();
+    for request in peer.take(count) {
+        *seen.entry(number_of(&request)).or_default() += 1;
+    }
+    seen
+}
+
+fn once_each(numbers: std::ops::Range<usize>) -> BTreeMap<usize, usize> {
+    numbers.map(|number| (number, 1)).collect()
+}
+
+fn farewell(gateway: Gateway) -> Farewell {
+    gateway
+        .farewell()
+        .remove("a")
+        .expect("the destination's farewell")
+}
+
+/// All files of the spool that end in `ending`, in their order.
+fn files(spool: &Path, ending: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(spool.join("a")).expect("the destination's folder");
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.to_str().is_some_and(|path| path.ends_with(ending)))
+        .collect();
+    files.sort();
+    files
+}
+
+fn bytes_on_disk(spool: &Path) -> u64 {
+    let sizes = files(spool, ".spool");
+    sizes
+        .iter()
+        .map(|file| file.metadata().map_or(0, |metadata| metadata.len()))
+        .sum()
+}
+
+fn wait_for_bytes_on_disk(spool: &Path, bytes: u64) {
+    eventually("the spool to take them", || {
+        (bytes_on_disk(spool) >= bytes).then_some(())
+    });
+}
+
+fn an_outage_longer_than_memory_loses_nothing(engine: &str) {
+    let (spool, absent) = (folder(), Absent::new());
+    let gateway = start(engine, &absent.url(), spool.path(), &[]);
+    push_all(&gateway, 0..300); // 3 MiB, six times the memory
+    let peer = absent.appear();
+    assert_eq!(take(&peer, 300), once_each(0..300));
+    let farewell = farewell(gateway);
+    assert_eq!((farewell.delivered, farewell.accepted()), (300, 300));
+    assert!(
+        files(spool.path(), ".spool").len() <= 1,
+        "what is done is deleted"
+    );
+}
+
+fn a_restart_during_an_outage_loses_nothing(engine: &str) {
+    let (spool, absent) = (folder(), Absent::new());
+    for round in 0..3 {
+        let gateway = start(engine, &absent.url(), spool.path(), &["--drain-timeout", "200ms"]);
+        push_all(&gateway, round * 40..(round + 1) * 40);
+        let farewell = farewell(gateway);
+        assert_eq!((farewell.spooled, farewell.lost()), ((round as u64 + 1) * 40, 0));
+    }
+    let url = absent.url();
+    let peer = absent.appear();
+    let gateway = start(engine, &url, spool.path(), &[]);
+    assert_eq!(take(&peer, 120), once_each(0..120));
+    push_all(&gateway, 120..121);
+    assert_eq!(take(&peer, 1), once_each(120..121));
+    assert_eq!(farewell(gateway).delivered, 121);
+}
+
+fn a_shutdown_keeps_what_was_in_flight(engine: &str) {
+    let spool = folder();
+    let silent = Peer::deciding(|_| Reply::Held(Held::default()));
+    let flags = ["--drain-timeout", "100ms", "--remote-timeout", "1m"];
+    let gateway = start(engine, &silent.url(), spool.path(), &flags);
+    push_all(&gateway, 0..10);
+    silent.take(10);
+    let farewell = farewell(gateway);
+    assert_eq!(
+        (farewell.spooled, farewell.lost(), farewell.undecided),
+        (10, 0, 0)
+    );
+    let peer = Peer::start();
+    let gateway = start(engine, &peer.url(), spool.path(), &[]);
+    assert_eq!(take(&peer, 10), once_each(0..10));
+    gateway.end_whole();
+}
+
+fn a_kill_during_an_outage_loses_nothing_that_was_spooled(engine: &str) {
+    let (spool, absent) = (folder(), Absent::new());
+    let gateway = start(engine, &absent.url(), spool.path(), &[]);
+    push_all(&gateway, 0..100);
+    wait_for_bytes_on_disk(spool.path(), 100 * (10 << 10));
+    gateway.process.signal(Signal::KILL);
+    gateway.process.wait();
+    let url = absent.url();
+    let peer = absent.appear();
+    let gateway = start(engine, &url, spool.path(), &[]);
+    assert_eq!(take(&peer, 100), once_each(0..100));
+    gateway.end_whole();
+}
+
+/// Kills the gateway in the middle of pushing, again and again, and starts it anew on its spool: whatever was answered has
+/// to arrive. `PYROTEE_KILLS` sets how often.
+fn what_was_answered_under_stored_survives_kills(engine: &str) {
+    let kills: usize = std::env::var("PYROTEE_KILLS").map_or(10, |kills| kills.parse().expect("a number"));
+    let spool = folder();
+    let refusing = AtomicUsize::new(0);
+    // One attempt in three fails in one of several ways, so that records wait, are retried and are in flight at each kill.
+    let peer = Peer::deciding(move |_| match refusing.fetch_add(1, Ordering::Relaxed) % 9 {
+        0 => Reply::Status(503, ""),
+        3 => Reply::Close,
+        6 => Reply::Reset,
+        _ => Reply::Ok,
+    });
+    let next = AtomicUsize::new(0);
+    let mut answered = Vec::new();
+    for round in 0..kills {
+        let gateway = start(engine, &peer.url(), spool.path(), &["--ack", "stored"]);
+        let (address, is_over) = (gateway.address, AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let pushers: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| push_until_gone(address, &next, &is_over)))
+                .collect();
+            eventually("pushes to be under way", || {
+                pushers
+                    .iter()
+                    .any(|pusher| !pusher.is_finished())
+                    .then_some(())
+                    .filter(|()| next.load(Ordering::Relaxed) > (round + 1) * 20)
+            });
+            std::thread::sleep(Duration::from_millis(fastrand::u64(0..60)));
+            gateway.process.signal(Signal::KILL);
+            is_over.store(true, Ordering::Relaxed);
+            answered.extend(
+                pushers
+                    .into_iter()
+                    .flat_map(|pusher| pusher.join().expect("a pusher")),
+            );
+        });
+        gateway.process.wait();
+    }
+    let gateway = start(engine, &peer.url(), spool.path(), &["--ack", "stored"]);
+    let mut missing: std::collections::BTreeSet<usize> = answered.iter().copied().collect();
+    assert!(
+        missing.len() >= kills * 10,
+        "{} pushes were answered",
+        missing.len()
+    );
+    while !missing.is_empty() {
+        missing.remove(&number_of(&peer.next()));
+    }
+    let farewell = farewell(gateway);
+    assert_eq!((farewell.lost(), farewell.undecided), (0, 0), "{farewell:?}");
+}
+
+/// Pushes until the gateway goes; returns the numbers that were answered with 200.
+fn push_until_gone(address: SocketAddr, next: &AtomicUsize, is_over: &AtomicBool) -> Vec<usize> {
+    let mut answered = Vec::new();
+    let mut client = Client::connect(address);
+    while !is_over.load(Ordering::Relaxed) {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        match client.post("/ingest?name=app", &[], &numbered(number)) {
+            Ok(answer) if answer.status == 200 => answered.push(number),
+            Ok(answer) => assert_eq!(answer.status, 503, "{}", answer.text()),
+            Err(_) => break,
+        }
+    }
+    answered
+}
+
+fn new_profiles_do_not_wait_for_the_backlog(engine: &str) {
+    let (spool, absent) = (folder(), Absent::new());
+    // One at a time, so that the order of arrival is the order of sending.
+    let gateway = start(engine, &absent.url(), spool.path(), &["--inflight", "1"]);
+    push_all(&gateway, 0..200);
+    wait_for_bytes_on_disk(spool.path(), 200 * (10 << 10));
+    let peer = absent.appear();
+    let first = number_of(&peer.next());
+    assert!(first < 200, "the backlog comes");
+    push_all(&gateway, 1000..1005);
+    let arrived: Vec<usize> = peer.take(204).iter().map(number_of).collect();
+    let last_new = arrived
+        .iter()
+        .rposition(|number| *number >= 1000)
+        .expect("new ones arrive");
+    let newest_behind = arrived[last_new..].iter().filter(|number| **number < 200).count();
+    assert!(newest_behind > 50, "new ones overtook the backlog: {arrived:?}");
+    gateway.end_whole();
+}
+
+fn a_second_gateway_is_kept_out(engine: &str) {
+    let (spool, peer) = (folder(), Peer::start());
+    let gateway = start(engine, &peer.url(), spool.path(), &[]);
+    let path = spool.path().to_str().expect("a plain path");
+    let url = format!("a={}", peer.url());
+    let second = [
+        "run",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "off",
+        "--to",
+        &url,
+        "--spool",
+        path,
+    ];
+    let ended = run(&second);
+    assert!(!ended.status.success());
+    let id = gateway.process.id().to_string();
+    assert!(
+        ended.stderr.contains("--spool") && ended.stderr.contains(&id),
+        "it names the holder: {}",
+        ended.stderr
+    );
+    push_all(&gateway, 0..1);
+    gateway.end_whole();
+}
+
+/// A file system of 2 MiB of its own; `None`, said aloud, where the machine does not allow one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(test: &str) -> Option<Self> {
+        let folder = folder();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=2m", "pyrotee-test"])
+            .arg(folder.path())
+            .output();
+        match mount {
+            Ok(output) if output.status.success() => Some(Self(folder)),
+            Ok(output) => {
+                skip(test, String::from_utf8_lossy(&output.stderr));
+                None
+            }
+            Err(error) => {
+                skip(test, error);
+                None
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+fn a_full_disk_is_survived_and_left_behind(engine: &str) {
+    let Some(disk) = SmallDisk::mount("a_full_disk_is_survived_and_left_behind") else {
+        return;
+    };
+    let absent = Absent::new();
+    let mut gateway = start(engine, &absent.url(), disk.path(), &[]);
+    push_all(&gateway, 0..400); // 4 MiB: more than disk and memory together
+    gateway.logged("cannot be written");
+    let url = absent.url();
+    let peer = absent.appear();
+    assert_eq!(url, peer.url());
+    let mut seen = BTreeMap::new();
+    loop {
+        *seen.entry(number_of(&peer.next())).or_insert(0) += 1;
+        if seen.contains_key(&399) && seen.len() >= 150 {
+            break;
+        }
+    }
+    push_all(&gateway, 1000..1001);
+    let farewell = farewell(gateway);
+    let lost = farewell.dropped.get("overflow").copied().unwrap_or(0);
+    assert_eq!(
+        (farewell.accepted(), farewell.lost()),
+        (401, lost),
+        "nothing is lost but for want of room: {farewell:?}"
+    );
+    assert!(lost > 0 && farewell.undecided == 0, "{farewell:?}");
+}
+
+fn under_stored_a_full_disk_means_waiting_for_delivery(engine: &str) {
+    let Some(disk) = SmallDisk::mount("under_stored_a_full_disk_means_waiting_for_delivery") else {
+        return;
+    };
+    let ballast = disk.path().join("ballast");
+    let peer = Peer::start();
+    let gateway = start(engine, &peer.url(), disk.path(), &["--ack", "stored"]);
+    push_all(&gateway, 0..1);
+    fill(&ballast);
+    push_all(&gateway, 1..20);
+    assert_eq!(take(&peer, 20), once_each(0..20));
+    fs::remove_file(&ballast).expect("room is made");
+    push_all(&gateway, 20..21);
+    gateway.end_whole();
+
+    let absent = Absent::new();
+    let gateway = start(engine, &absent.url(), disk.path(), &["--ack", "stored"]);
+    fill(&ballast);
+    let mut answers: Vec<u16> = Vec::new();
+    for number in 0..3 {
+        let answer = gateway.ingest(numbered(number));
+        assert!(answer.header("retry-after").is_some() == (answer.status == 503));
+        answers.push(answer.status);
+    }
+    assert_eq!(answers, [503; 3], "neither disk nor destination has it");
+    let farewell = farewell(gateway);
+    assert_eq!((farewell.delivered, farewell.spooled), (0, 0), "{farewell:?}");
+}
+
+/// Writes until the disk is full.
+fn fill(ballast: &Path) {
+    use std::io::Write as _;
+    let mut file = fs::File::create(ballast).expect("a file");
+    while file.write_all(&[0; 4096]).is_ok() {}
+}
+
+fn damage_costs_what_it_hits(engine: &str) {
+    type Damage = fn(&mut Vec<u8>);
+    let cases: [(&str, Damage, std::ops::RangeInclusive<usize>); 6] = [
+        ("a torn tail", |bytes| bytes.truncate(bytes.len() - 100), 49..=49),
+        (
+            "a flipped bit in a body",
+            |bytes| {
+                let at = bytes.len() / 2;
+                bytes[at] ^= 4;
+            },
+            49..=49,
+        ),
+        (
+            "a hole of 4 KiB",
+            |bytes| {
+                let at = bytes.len() / 3;
+                bytes[at..at + 4096].fill(0);
+            },
+            48..=49,
+        ),
+        ("a header that is gone", |bytes| bytes[..32].fill(0xff), 0..=50),
+        ("an empty file", Vec::clear, 0..=0),
+        (
+            "garbage behind the end",
+            |bytes| bytes.extend([0x5a; 5000]),
+            50..=50,
+        ),
+    ];
+    for (name, damage, expected) in cases {
+        let (spool, absent) = (folder(), Absent::new());
+        let gateway = start(engine, &absent.url(), spool.path(), &["--drain-timeout", "100ms"]);
+        push_all(&gateway, 0..50);
+        assert_eq!(farewell(gateway).spooled, 50, "{name}");
+        let segments = files(spool.path(), ".spool");
+        let segment = segments
+            .iter()
+            .max_by_key(|file| file.metadata().map_or(0, |metadata| metadata.len()));
+        let segment = segment.expect("a segment");
+        let mut bytes = fs::read(segment).expect("it can be read");
+        damage(&mut bytes);
+        fs::write(segment, bytes).expect("it can be written");
+        let url = absent.url();
+        let peer = absent.appear();
+        let gateway = start(engine, &url, spool.path(), &[]);
+        push_all(&gateway, 900..901);
+        // A segment that is done is deleted, and the new one passes by in memory.
+        eventually("the backlog to be sent", || {
+            files(spool.path(), ".spool").is_empty().then_some(())
+        });
+        let farewell = farewell(gateway);
+        let arrived = farewell.delivered as usize - 1;
+        assert!(expected.contains(&arrived), "{name}: {arrived} of 50 arrived");
+        let seen = take(&peer, arrived + 1);
+        assert!(seen.values().all(|times| *times == 1), "{name}: {seen:?}");
+        assert_eq!(farewell.undecided + farewell.spooled, 0, "{name}: {farewell:?}");
+    }
+}
+
+fn a_spool_that_may_not_overflow_refuses(engine: &str) {
+    let (spool, absent) = (folder(), Absent::new());
+    let flags = ["--overflow", "refuse", "--spool-limit", "1MiB"];
+    let gateway = start(engine, &absent.url(), spool.path(), &flags);
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = gateway.ingest(numbered(accepted));
+        if answer.status != 200 {
+            break answer;
+        }
+        accepted += 1;
+        assert!(
+            accepted < 1000,
+            "1 MiB on disk and half of that in memory are full by now"
+        );
+    };
+    assert_eq!(
+        (refused.status, refused.header("retry-after").is_some()),
+        (503, true)
+    );
+    let peer = absent.appear();
+    assert_eq!(take(&peer, accepted), once_each(0..accepted));
+    assert_eq!(farewell(gateway).delivered, accepted as u64);
+}
+
+fn what_is_spooled_for_nobody_is_kept_dropped_or_refused(engine: &str) {
+    let (spool, absent) = (folder(), Absent::new());
+    let gateway = start(engine, &absent.url(), spool.path(), &["--drain-timeout", "100ms"]);
+    push_all(&gateway, 0..5);
+    assert_eq!(farewell(gateway).spooled, 5);
+    let peer = Peer::start();
+    let path = spool.path().to_str().expect("a plain path");
+    let url = format!("b={}", peer.url());
+    let flags = |orphans| {
+        let flags = ["--to", &url, "--spool", path, "--spool-orphans", orphans];
+        flags.map(str::to_owned)
+    };
+    let fixed = ["run", "--listen", "127.0.0.1:0", "--admin", "off"].map(str::to_owned);
+    let ended = run(&[&fixed[..], &flags("refuse")].concat());
+    assert!(
+        !ended.status.success() && ended.stderr.contains("--spool-orphans") && ended.stderr.contains('a'),
+        "{}",
+        ended.stderr
+    );
+    for (orphans, is_there_after) in [("keep", true), ("drop", false)] {
+        let log = Gateway::start(engine, &flags(orphans)).process.terminate().stderr;
+        let line = log.lines().find(|line| line.contains("no longer given"));
+        let line = line.unwrap_or_else(|| panic!("{orphans}: {log}"));
+        assert!(line.contains("\"parcels\":5"), "{orphans}: {line}");
+        assert_eq!(spool.path().join("a").exists(), is_there_after, "{orphans}");
+    }
+}
+
+fn what_grew_too_old_on_disk_is_not_sent(engine: &str) {
+    let (spool, absent) = (folder(), Absent::new());
+    let flags = ["--drain-timeout", "100ms", "--max-age", "1s"];
+    let gateway = start(engine, &absent.url(), spool.path(), &flags);
+    push_all(&gateway, 0..20);
+    let first = farewell(gateway);
+    let url = absent.url();
+    let peer = absent.appear();
+    std::thread::sleep(Duration::from_millis(1100)); // they have to grow old, and only time does that
+    let gateway = start(engine, &url, spool.path(), &flags);
+    push_all(&gateway, 100..101);
+    assert_eq!(take(&peer, 1), once_each(100..101));
+    let second = farewell(gateway);
+    let too_old = |farewell: &Farewell| farewell.dropped.get("too_old").copied().unwrap_or(0);
+    assert_eq!(too_old(&first) + too_old(&second), 20, "{first:?} {second:?}");
+    assert_eq!(second.delivered, 1);
+}
