@@ -183,7 +183,7 @@ impl Destination {
     }
 
     /// Books the end of an attempt.
-    fn conclude(&self, parcel: Parcel, result: Result<Reply, AttemptError>, started: Mono, now: Mono) {
+    fn conclude(&self, parcel: Parcel, result: Result<Rc<Reply>, AttemptError>, started: Mono, now: Mono) {
         let gate = self.setup.gate;
         let status = &gate.status;
         let (route, accepted) = (parcel.ticket.push().route, parcel.ticket.push().accepted);
@@ -333,7 +333,7 @@ struct Detour {
 
 impl Lane {
     /// One attempt: connect if need be, send, read the answer, follow redirects that keep the body.
-    async fn attempt(&mut self, push: &Arc<Push>, started: Mono) -> Result<Reply, AttemptError> {
+    async fn attempt(&mut self, push: &Arc<Push>, started: Mono) -> Result<Rc<Reply>, AttemptError> {
         let destination = self.destination.clone();
         let setup = &destination.setup;
         let deadline = started.after(setup.plan.remote_timeout);
@@ -371,7 +371,7 @@ impl Lane {
         push: &Arc<Push>,
         aim: Aim<'_>,
         deadline: Mono,
-    ) -> Result<Reply, AttemptError> {
+    ) -> Result<Rc<Reply>, AttemptError> {
         loop {
             let reused = self.take_fit();
             let is_reused = reused.is_some();
@@ -406,7 +406,7 @@ impl Lane {
         aim: Aim<'_>,
         detour: &Detour,
         deadline: Mono,
-    ) -> Result<Reply, AttemptError> {
+    ) -> Result<Rc<Reply>, AttemptError> {
         let destination = self.destination.clone();
         let resolving = destination.setup.resolver.resolve(&detour.host, detour.port);
         let resolved = monoio::time::timeout(left(deadline), resolving)
