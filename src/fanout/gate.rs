@@ -13,6 +13,7 @@ use super::Parcel;
 use super::push::Push;
 use super::status::Status;
 use super::ticket::{DropReason, Outcome};
+use crate::runtime::clock;
 use crate::runtime::doorbell::Doorbell;
 
 /// Parcels that may lie between two turns of the writer core's loop. It empties the queue at each turn; more than this
@@ -252,7 +253,7 @@ impl Gate {
         let waiting = waiting.saturating_sub(self.outbound.in_flight.load(Ordering::Relaxed));
         let is_much = waiting > CROWDED_PARCELS
             || waiting > 0 && books.held_bytes.load(Ordering::Relaxed) > CROWDED_BYTES;
-        is_much && self.status.is_up() && self.status.has_delivered_lately()
+        is_much && self.status.is_up() && self.status.has_delivered_lately(clock::recent())
     }
 
     /// Whether more is held than the budget allows, so that the oldest has to go. A single parcel never is too much.

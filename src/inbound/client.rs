@@ -60,6 +60,7 @@ pub async fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) {
         inlet,
         write,
         out: Vec::new(),
+        idle_since: clock::now(),
     };
     // A connection is idle most of its life: what serving a request needs (3 KiB of state) lives on the heap only as long
     // as the request.
@@ -75,6 +76,8 @@ struct Client {
     inlet: Inlet,
     write: OwnedWriteHalf<TcpStream>,
     out: Vec<u8>,
+    /// When the last answer was out, or the connection came.
+    idle_since: Mono,
 }
 
 /// What became of a request before its answer is written.
@@ -98,7 +101,7 @@ impl Client {
     /// then it is waited for, a moment.
     async fn wait(&mut self) -> bool {
         if !self.inlet.has_bytes() {
-            let now = clock::now();
+            let now = self.idle_since;
             let patience = if self.inbound.is_draining() {
                 LAST_REQUEST_WAIT
             } else {
@@ -272,6 +275,7 @@ impl Client {
         }
         let inbound = self.inbound.clone();
         let setup = &inbound.setup;
+        let was_here = self.inlet.has_whole_body(head);
         let body = match self.inlet.body(head, setup.plan.body_limit).await {
             Ok(body) => body,
             Err(error) => {
@@ -281,7 +285,7 @@ impl Client {
         };
         handled.body = BodyState::Received;
         self.watch.disarm();
-        let accepted = clock::now();
+        let accepted = if was_here { started } else { clock::now() };
         let timeout = handled.dress.and_then(|dress| dress.timeout);
         let mut parts = PushParts {
             route,
@@ -292,7 +296,7 @@ impl Client {
             profile_bytes: body.bytes,
             profiles: 1,
             accepted,
-            accepted_unix_ms: u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX),
+            accepted_unix_ms: clock::unix_ms(accepted),
             client_deadline: timeout.map_or(Mono::NEVER, |timeout| started.after(timeout)),
             pinned_bytes: body.pinned_bytes,
             charge: None,
@@ -386,9 +390,10 @@ impl Client {
         self.count(Method::Other, &handled, status, started);
     }
 
-    fn count(&self, method: Method, handled: &Handled, status: u16, started: Mono) {
+    fn count(&mut self, method: Method, handled: &Handled, status: u16, started: Mono) {
         let tally = &self.inbound.setup.tally;
-        tally.answered(method, handled.route, status, clock::now().since(started));
+        self.idle_since = clock::now();
+        tally.answered(method, handled.route, status, self.idle_since.since(started));
         if let Err(refusal) = &handled.result {
             tally.refused(refusal.reason());
         }
@@ -514,7 +519,8 @@ impl Client {
 
     /// Sends `out`. Returns whether the client took it.
     async fn send(&mut self) -> bool {
-        let deadline = clock::now().after(self.inbound.setup.plan.write_timeout);
+        // Exact enough: timeouts are kept to within a sweep, and no core goes longer without reading the clock.
+        let deadline = clock::recent().after(self.inbound.setup.plan.write_timeout);
         self.watch.arm(deadline, Expiry::Stop);
         let (sent, out) = self.write.write_all(std::mem::take(&mut self.out)).await;
         self.out = out;
