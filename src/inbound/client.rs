@@ -125,7 +125,7 @@ impl Client {
             Ok(head) => head,
             Err(ReceiveError::Truncated) => return false,
             Err(error) => {
-                self.refuse_head(error.into(), started).await;
+                Box::pin(self.refuse_head(error.into(), started)).await;
                 return false;
             }
         };
@@ -204,7 +204,8 @@ impl Client {
             (_, true) => Bytes::copy_from_slice(query),
             (Route::Ingest, false) => {
                 let mut rewriter = self.inbound.rewriter.borrow_mut();
-                ingest_query(query, &mut rewriter).map_err(|refusal| (None, refusal))?
+                let mut scratch = self.inbound.scratch();
+                ingest_query(query, &mut rewriter, &mut scratch).map_err(|refusal| (None, refusal))?
             }
             (Route::Push, false) => Bytes::new(),
         };
@@ -221,7 +222,7 @@ impl Client {
     /// content type of a body that we have made ourselves.
     fn fields(&self, head: &RequestHead, rewritten: Option<&'static str>) -> Bytes {
         let bytes = self.inlet.head_bytes();
-        let mut out = Vec::with_capacity(128);
+        let mut out = self.inbound.scratch();
         let mut pass = |name: &[u8], value: &[u8]| {
             out.extend_from_slice(name);
             out.extend_from_slice(b": ");
@@ -249,7 +250,7 @@ impl Client {
                 }
             }
         }
-        Bytes::from(out)
+        Bytes::copy_from_slice(&out)
     }
 
     async fn receive_and_offer(
@@ -335,15 +336,15 @@ impl Client {
     async fn answer(&mut self, head: &RequestHead, handled: Handled, started: Mono) -> bool {
         let skips = match handled.body {
             BodyState::Received => false,
-            BodyState::Broken => return self.answer_and_close(head, handled, started).await,
+            BodyState::Broken => return Box::pin(self.answer_and_close(head, handled, started)).await,
             BodyState::Unread => match head.framing {
                 Framing::Length(length) => {
                     if length > SKIP_BYTES_MAX || head.expect_continue {
-                        return self.answer_and_close(head, handled, started).await;
+                        return Box::pin(self.answer_and_close(head, handled, started)).await;
                     }
                     true
                 }
-                Framing::Chunked => return self.answer_and_close(head, handled, started).await,
+                Framing::Chunked => return Box::pin(self.answer_and_close(head, handled, started)).await,
             },
         };
         let connection = if self.inbound.is_draining() {
@@ -352,7 +353,7 @@ impl Client {
             Connection::after(head)
         };
         if skips && connection == Connection::Close {
-            return self.answer_and_close(head, handled, started).await;
+            return Box::pin(self.answer_and_close(head, handled, started)).await;
         }
         let status = self.write_result(head, &handled, connection);
         let sent = self.send().await;
@@ -366,7 +367,7 @@ impl Client {
         // The body of a refused request has no longer to arrive than that of a good one.
         self.watch
             .arm(started.after(self.inbound.setup.plan.read_timeout), Expiry::Stop);
-        let skipped = self.inlet.skip_body(head).await;
+        let skipped = Box::pin(self.inlet.skip_body(head)).await;
         self.watch.disarm();
         skipped.is_ok()
     }
@@ -566,7 +567,7 @@ async fn offer(inbound: &Inbound, parts: PushParts) -> Result<(), Refusal> {
         Mono::NEVER => push.verdict().await,
         deadline => {
             let left = deadline.since(clock::now());
-            monoio::time::timeout(left, push.verdict())
+            Box::pin(monoio::time::timeout(left, push.verdict()))
                 .await
                 .map_err(|_| Refusal::deadline_exceeded())?
         }
