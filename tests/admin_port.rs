@@ -155,7 +155,7 @@ impl Gateway {
             eu.status.attempted(true);
             eu.status
                 .observe(Route::Ingest, Span::Downstream, Duration::from_millis(7));
-            eu.status.delivered();
+            eu.status.delivered(clock::now());
             parcel.ticket.resolve(Outcome::Delivered);
         }
         us.status.set_up(false);

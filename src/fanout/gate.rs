@@ -14,6 +14,7 @@ use super::push::Push;
 use super::spool_link::{Return, SpoolLink};
 use super::status::Status;
 use super::ticket::{DropReason, Outcome};
+use crate::runtime::clock;
 use crate::runtime::doorbell::Doorbell;
 
 /// Parcels that may lie between two turns of the writer core's loop. It empties the queue at each turn; more than this
@@ -410,7 +411,7 @@ impl Gate {
         let waiting = waiting.saturating_sub(elsewhere);
         let is_much = waiting > CROWDED_PARCELS
             || waiting > 0 && books.held_weight.load(Ordering::Relaxed) > CROWDED_BYTES;
-        is_much && self.status.is_up() && self.status.has_delivered_lately()
+        is_much && self.status.is_up() && self.status.has_delivered_lately(clock::recent())
     }
 
     /// Whether more is held than the budget allows, so that the oldest has to go. A single parcel never is too much.

@@ -57,7 +57,7 @@ impl Default for Status {
             retries: AtomicU64::new(0),
             oldest: AtomicU64::new(Mono::NEVER.0),
             window: AtomicU64::new(0),
-            last_success: AtomicU64::new(0),
+            last_success: AtomicU64::new(Mono::NEVER.0),
             last_error: Mutex::new(None),
             latency: [const { Histogram::new(&LATENCY_BOUNDS) }; 4],
         }
@@ -94,21 +94,25 @@ impl Status {
     }
 
     /// Notes a delivery.
-    pub fn delivered(&self) {
-        let now = u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX);
-        self.last_success.store(now, Ordering::Relaxed);
+    pub fn delivered(&self, now: Mono) {
+        self.last_success.store(now.0, Ordering::Relaxed);
         self.auth_failing.store(false, Ordering::Relaxed);
     }
 
     /// When something was last delivered, in milliseconds since the unix epoch.
     pub fn last_success_unix_ms(&self) -> Option<u64> {
-        Some(self.last_success.load(Ordering::Relaxed)).filter(|at| *at > 0)
+        self.last_success().map(clock::unix_ms)
     }
 
-    /// Whether something was delivered within the last second: a destination that is up and does not deliver is stalled.
-    pub fn has_delivered_lately(&self) -> bool {
-        let now = u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX);
-        now.saturating_sub(self.last_success.load(Ordering::Relaxed)) < 1000
+    /// Whether something was delivered within the second before `now`: a destination that is up and does not deliver is
+    /// stalled.
+    pub fn has_delivered_lately(&self, now: Mono) -> bool {
+        self.last_success()
+            .is_some_and(|at| now.since(at) < Duration::from_secs(1))
+    }
+
+    fn last_success(&self) -> Option<Mono> {
+        Some(Mono(self.last_success.load(Ordering::Relaxed))).filter(|at| *at != Mono::NEVER)
     }
 
     /// Notes trouble.

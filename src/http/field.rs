@@ -87,8 +87,8 @@ pub struct Field {
     pub value: Span,
 }
 
-/// The fields of a head in the order they came. 24 fit without an allocation; SDKs send 6 to 12.
-pub type Fields = SmallVec<[Field; 24]>;
+/// The fields of a head in the order they came. 16 fit without an allocation; SDKs send 6 to 12.
+pub type Fields = SmallVec<[Field; 16]>;
 
 /// Why a line was refused. The variants name one cause each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -64,6 +64,7 @@ pub async fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) {
         inlet,
         write,
         out: Vec::new(),
+        idle_since: clock::now(),
     };
     // A connection is idle most of its life: what serving a request needs (3 KiB of state) lives on the heap only as long
     // as the request.
@@ -79,6 +80,8 @@ struct Client {
     inlet: Inlet,
     write: OwnedWriteHalf<TcpStream>,
     out: Vec<u8>,
+    /// When the last answer was out, or the connection came.
+    idle_since: Mono,
 }
 
 /// What became of a request before its answer is written.
@@ -102,7 +105,7 @@ impl Client {
     /// then it is waited for, a moment.
     async fn wait(&mut self) -> bool {
         if !self.inlet.has_bytes() {
-            let now = clock::now();
+            let now = self.idle_since;
             let patience = if self.inbound.is_draining() {
                 LAST_REQUEST_WAIT
             } else {
@@ -126,7 +129,7 @@ impl Client {
             Ok(head) => head,
             Err(ReceiveError::Truncated) => return false,
             Err(error) => {
-                self.refuse_head(error.into(), started).await;
+                Box::pin(self.refuse_head(error.into(), started)).await;
                 return false;
             }
         };
@@ -205,7 +208,8 @@ impl Client {
             (_, true) => Bytes::copy_from_slice(query),
             (Route::Ingest, false) => {
                 let mut rewriter = self.inbound.rewriter.borrow_mut();
-                ingest_query(query, &mut rewriter).map_err(|refusal| (None, refusal))?
+                let mut scratch = self.inbound.scratch();
+                ingest_query(query, &mut rewriter, &mut scratch).map_err(|refusal| (None, refusal))?
             }
             (Route::Push, false) => Bytes::new(),
         };
@@ -222,7 +226,7 @@ impl Client {
     /// content type of a body that we have made ourselves.
     fn fields(&self, head: &RequestHead, rewritten: Option<&'static str>) -> Bytes {
         let bytes = self.inlet.head_bytes();
-        let mut out = Vec::with_capacity(128);
+        let mut out = self.inbound.scratch();
         let mut pass = |name: &[u8], value: &[u8]| {
             out.extend_from_slice(name);
             out.extend_from_slice(b": ");
@@ -250,7 +254,7 @@ impl Client {
                 }
             }
         }
-        Bytes::from(out)
+        Bytes::copy_from_slice(&out)
     }
 
     async fn receive_and_offer(
@@ -276,6 +280,7 @@ impl Client {
         }
         let inbound = self.inbound.clone();
         let setup = &inbound.setup;
+        let was_here = self.inlet.has_whole_body(head);
         let body = match self.inlet.body(head, setup.plan.body_limit).await {
             Ok(body) => body,
             Err(error) => {
@@ -285,7 +290,7 @@ impl Client {
         };
         handled.body = BodyState::Received;
         self.watch.disarm();
-        let accepted = clock::now();
+        let accepted = if was_here { started } else { clock::now() };
         let timeout = handled.dress.and_then(|dress| dress.timeout);
         let mut parts = PushParts {
             route,
@@ -296,7 +301,7 @@ impl Client {
             profile_bytes: body.bytes,
             profiles: 1,
             accepted,
-            accepted_unix_ms: u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX),
+            accepted_unix_ms: clock::unix_ms(accepted),
             client_deadline: timeout.map_or(Mono::NEVER, |timeout| started.after(timeout)),
             pinned_bytes: body.pinned_bytes,
             charge: None,
@@ -335,15 +340,15 @@ impl Client {
     async fn answer(&mut self, head: &RequestHead, handled: Handled, started: Mono) -> bool {
         let skips = match handled.body {
             BodyState::Received => false,
-            BodyState::Broken => return self.answer_and_close(head, handled, started).await,
+            BodyState::Broken => return Box::pin(self.answer_and_close(head, handled, started)).await,
             BodyState::Unread => match head.framing {
                 Framing::Length(length) => {
                     if length > SKIP_BYTES_MAX || head.expect_continue {
-                        return self.answer_and_close(head, handled, started).await;
+                        return Box::pin(self.answer_and_close(head, handled, started)).await;
                     }
                     true
                 }
-                Framing::Chunked => return self.answer_and_close(head, handled, started).await,
+                Framing::Chunked => return Box::pin(self.answer_and_close(head, handled, started)).await,
             },
         };
         let connection = if self.inbound.is_draining() {
@@ -352,7 +357,7 @@ impl Client {
             Connection::after(head)
         };
         if skips && connection == Connection::Close {
-            return self.answer_and_close(head, handled, started).await;
+            return Box::pin(self.answer_and_close(head, handled, started)).await;
         }
         let status = self.write_result(head, &handled, connection);
         let sent = self.send().await;
@@ -366,7 +371,7 @@ impl Client {
         // The body of a refused request has no longer to arrive than that of a good one.
         self.watch
             .arm(started.after(self.inbound.setup.plan.read_timeout), Expiry::Stop);
-        let skipped = self.inlet.skip_body(head).await;
+        let skipped = Box::pin(self.inlet.skip_body(head)).await;
         self.watch.disarm();
         skipped.is_ok()
     }
@@ -390,9 +395,10 @@ impl Client {
         self.count(Method::Other, &handled, status, started);
     }
 
-    fn count(&self, method: Method, handled: &Handled, status: u16, started: Mono) {
+    fn count(&mut self, method: Method, handled: &Handled, status: u16, started: Mono) {
         let tally = &self.inbound.setup.tally;
-        tally.answered(method, handled.route, status, clock::now().since(started));
+        self.idle_since = clock::now();
+        tally.answered(method, handled.route, status, self.idle_since.since(started));
         if let Err(refusal) = &handled.result {
             tally.refused(refusal.reason());
         }
@@ -518,7 +524,8 @@ impl Client {
 
     /// Sends `out`. Returns whether the client took it.
     async fn send(&mut self) -> bool {
-        let deadline = clock::now().after(self.inbound.setup.plan.write_timeout);
+        // Exact enough: timeouts are kept to within a sweep, and no core goes longer without reading the clock.
+        let deadline = clock::recent().after(self.inbound.setup.plan.write_timeout);
         self.watch.arm(deadline, Expiry::Stop);
         let (sent, out) = self.write.write_all(std::mem::take(&mut self.out)).await;
         self.out = out;
@@ -566,7 +573,7 @@ async fn offer(inbound: &Inbound, parts: PushParts) -> Result<(), Refusal> {
         Mono::NEVER => push.verdict().await,
         deadline => {
             let left = deadline.since(clock::now());
-            monoio::time::timeout(left, push.verdict())
+            Box::pin(monoio::time::timeout(left, push.verdict()))
                 .await
                 .map_err(|_| Refusal::deadline_exceeded())?
         }

@@ -7,7 +7,8 @@
 //!   segments  Bytes(buffer)[head..] , Bytes(rest)
 //! ```
 //! The first buffer of a request is as large as the connection's last request was, so requests of a steady size arrive in
-//! one piece. While a connection waits for a request it keeps that buffer for a second at most, then a small one.
+//! one piece. While a connection waits for a request it keeps that buffer for a second at most, then one of
+//! [`QUIET_BYTES`], which costs the request that comes in the end one more receive.
 //!
 //! Memory: every buffer above [`BUFFER_BYTES_MIN`] is charged to `--memory-limit` from the moment it is taken, the small
 //! ones from the moment they hold a body. So what is not counted is at most [`BUFFER_BYTES_MIN`] per connection.
@@ -39,6 +40,9 @@ const CHUNKED_BYTES: usize = 64 << 10;
 const SEGMENT_BYTES_MIN: usize = 512;
 /// Room that is kept behind a request of the last size, for a query that grew.
 const HEADROOM: usize = 256;
+/// What a connection that has been idle for long waits with, in bytes. No request is as short, so nothing of a body gets
+/// into it: the shortest is `GET / HTTP/1.0` and two line ends.
+const QUIET_BYTES: usize = 16;
 /// ECANCELED: the sweeper wants the buffer back.
 const CANCELED: i32 = 125;
 
@@ -125,31 +129,46 @@ impl Inlet {
 
     /// Waits for the first bytes of the next request.
     pub async fn wait(&mut self) -> Result<(), ReceiveError> {
+        let mut is_quiet = false;
         while !self.has_bytes() {
-            if self.buffer.capacity() == 0 || self.buffer.capacity() < self.expected {
+            if !is_quiet && (self.buffer.capacity() == 0 || self.buffer.capacity() < self.expected) {
                 self.replace_buffer(self.expected);
             }
             self.buffer.clear();
             self.start = 0;
             let (result, buffer) = {
                 let buffer = std::mem::take(&mut self.buffer);
-                let room = buffer.capacity();
-                let cancel = self.watch.cancel_handle(room > BUFFER_BYTES_MIN);
+                let room = if is_quiet { QUIET_BYTES } else { buffer.capacity() };
+                let cancel = self.watch.cancel_handle(!is_quiet);
                 let waiting = self.read.cancelable_read(buffer.slice_mut(0..room), cancel);
                 let (result, slice) = waiting.await;
                 (result, slice.into_inner())
             };
             self.buffer = buffer;
             match result {
+                Ok(1..) if is_quiet => self.end_quiet(),
                 Ok(1..) => {}
                 Err(error) if error.raw_os_error() == Some(CANCELED) && !self.watch.expired() => {
-                    self.expected = BUFFER_BYTES_MIN;
-                    self.replace_buffer(BUFFER_BYTES_MIN);
+                    is_quiet = true;
+                    self.begin_quiet();
                 }
                 _ => return Err(ReceiveError::Closed),
             }
         }
         Ok(())
+    }
+
+    /// Gives the receive buffer back, to the allocator: it will not be needed again soon.
+    fn begin_quiet(&mut self) {
+        self.charge = None;
+        self.expected = BUFFER_BYTES_MIN;
+        self.buffer = Buffer::with_capacity(QUIET_BYTES);
+    }
+
+    /// Takes a receive buffer again, for the first bytes of a request and what follows.
+    fn end_quiet(&mut self) {
+        let first = std::mem::replace(&mut self.buffer, pool::acquire(BUFFER_BYTES_MIN));
+        self.buffer.extend_from_slice(&first);
     }
 
     /// Reads a head. The bytes it spans are [`Inlet::head_bytes`], until the body is received.
@@ -195,7 +214,8 @@ impl Inlet {
                 self.body_of_length(head.bytes, bytes).await?
             }
             Framing::Chunked => {
-                let body = self.body_of_chunks(head.bytes, limit).await?;
+                // Boxed: few clients send chunks, and the state for them would make every request's future larger.
+                let body = Box::pin(self.body_of_chunks(head.bytes, limit)).await?;
                 let total = usize::try_from(body.bytes)
                     .unwrap_or(usize::MAX)
                     .saturating_add(head.bytes + HEADROOM);

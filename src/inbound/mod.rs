@@ -13,7 +13,7 @@ pub mod inlet;
 pub mod tally;
 pub mod understand;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::pin;
@@ -51,6 +51,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Such failures are logged at most this often.
 const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
 
+/// What is kept of the memory for queries and header lines.
+const SCRATCH_BYTES_KEPT: usize = 64 << 10;
 /// After the shutdown has begun, how long nobody may have come for the listener to close.
 const LAST_ACCEPT_WAIT: Duration = Duration::from_millis(5);
 /// How long it stays open at most, where somebody always comes.
@@ -168,6 +170,7 @@ pub struct Inbound {
     setup: InboundSetup,
     sweeper: Rc<Sweeper>,
     rewriter: RefCell<Rewriter>,
+    scratch: RefCell<Vec<u8>>,
     draining: Cell<bool>,
 }
 
@@ -183,6 +186,7 @@ impl Inbound {
     ) -> io::Result<Rc<Self>> {
         let inbound = Rc::new(Self {
             rewriter: RefCell::new(Rewriter::new(setup.rules.clone(), LabelLimits::default())),
+            scratch: RefCell::default(),
             setup,
             sweeper,
             draining: Cell::new(false),
@@ -195,6 +199,14 @@ impl Inbound {
         monoio::spawn(inbound.clone().follow_phase());
         monoio::spawn(inbound.clone().make_room_for_others());
         Ok(inbound)
+    }
+
+    /// Memory to write short text in, empty.
+    fn scratch(&self) -> RefMut<'_, Vec<u8>> {
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.clear();
+        scratch.shrink_to(SCRATCH_BYTES_KEPT);
+        scratch
     }
 
     /// Whether a shutdown has begun: answers then close their connection.

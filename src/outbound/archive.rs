@@ -256,7 +256,7 @@ impl Archivist {
         gate.status.observe(route, Span::Downstream, now.since(started));
         match result {
             Ok(()) => {
-                gate.status.delivered();
+                gate.status.delivered(clock::now());
                 gate.status.observe(route, Span::Endpoint, now.since(accepted));
                 self.note_success();
                 parcel.ticket.resolve(Outcome::Delivered);

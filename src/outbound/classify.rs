@@ -56,7 +56,7 @@ pub struct Leniency {
 pub struct Asked<'a> {
     /// Its route.
     pub route: Route,
-    /// Its `Content-Type`, which a Connect server repeats.
+    /// The `Content-Type` of a Push, which a Connect server repeats.
     pub content_type: Option<&'a [u8]>,
 }
 

@@ -83,12 +83,40 @@ pub struct Scratch {
     /// The message on its way out.
     pub gather: Gather,
     received: Vec<u8>,
+    last: LastAnswer,
+}
+
+/// The latest answer that had no body and kept its connection. Destinations answer in the same bytes again and again (the
+/// `Date` changes once a second), and the same bytes mean the same, so they are read once.
+#[derive(Default)]
+struct LastAnswer {
+    bytes: Vec<u8>,
+    reply: Rc<Reply>,
+}
+
+impl LastAnswer {
+    /// What `bytes` mean, if they are those of the last answer and nothing else.
+    fn recognise(&self, bytes: &[u8]) -> Option<Exchanged> {
+        (bytes == self.bytes).then(|| Exchanged {
+            reply: self.reply.clone(),
+            reusable: true,
+        })
+    }
+
+    /// Remembers what `bytes` mean. A `Retry-After` may be a date: what it means depends on when it comes.
+    fn remember(&mut self, bytes: &[u8], reply: &Rc<Reply>) {
+        if bytes.len() <= RECEIVE_BYTES && reply.retry_after.is_none() {
+            self.bytes.clear();
+            self.bytes.extend_from_slice(bytes);
+            self.reply = reply.clone();
+        }
+    }
 }
 
 /// An answer, and whether its connection can carry another request.
 pub struct Exchanged {
     /// The answer.
-    pub reply: Reply,
+    pub reply: Rc<Reply>,
     /// Whether the connection is good for more.
     pub reusable: bool,
 }
@@ -171,14 +199,14 @@ impl Connection {
         };
         let result = match sent {
             // A destination that refuses and closes while we still send leaves its answer behind.
-            Err(kind) => match receive(&mut self.read, &mut received).await {
+            Err(kind) => match receive(&mut self.read, &mut received, &mut scratch.last).await {
                 Ok(exchanged) => Ok(Exchanged {
                     reusable: false,
                     ..exchanged
                 }),
                 Err(_) => Err(AttemptError::Unanswered(kind)),
             },
-            Ok(whole) => receive(&mut self.read, &mut received)
+            Ok(whole) => receive(&mut self.read, &mut received, &mut scratch.last)
                 .await
                 .map(|exchanged| Exchanged {
                     reusable: exchanged.reusable && whole,
@@ -280,6 +308,27 @@ async fn hear(read: &mut OwnedReadHalf<TcpStream>, received: &mut Vec<u8>) -> He
 async fn receive(
     read: &mut OwnedReadHalf<TcpStream>,
     received: &mut Vec<u8>,
+    last: &mut LastAnswer,
+) -> Result<Exchanged, AttemptError> {
+    if received.is_empty() {
+        match fill(read, received).await {
+            Ok(1..) => {}
+            Ok(0) => return Err(AttemptError::Unanswered(io::ErrorKind::UnexpectedEof)),
+            Err(error) => return Err(AttemptError::Unanswered(error.kind())),
+        }
+    }
+    match last.recognise(received) {
+        Some(exchanged) => Ok(exchanged),
+        // Boxed: its state is large, and most answers do not come here.
+        None => Box::pin(receive_unknown(read, received, last)).await,
+    }
+}
+
+/// Reads one answer whose first bytes are in `received`.
+async fn receive_unknown(
+    read: &mut OwnedReadHalf<TcpStream>,
+    received: &mut Vec<u8>,
+    last: &mut LastAnswer,
 ) -> Result<Exchanged, AttemptError> {
     let mut reader = ResponseReader::new(HeadLimits::for_responses());
     for _ in 0..=INTERIM_MAX {
@@ -299,7 +348,7 @@ async fn receive(
             }
         };
         if head.status >= 200 {
-            return finish(read, received, head).await;
+            return finish(read, received, head, last).await;
         }
         received.drain(..head.bytes);
         reader.reset();
@@ -312,6 +361,7 @@ async fn finish(
     read: &mut OwnedReadHalf<TcpStream>,
     received: &mut Vec<u8>,
     head: ResponseHead,
+    last: &mut LastAnswer,
 ) -> Result<Exchanged, AttemptError> {
     let mut reply = Reply {
         status: head.status,
@@ -322,6 +372,15 @@ async fn finish(
         location: head.value(received, "location").map(<[u8]>::to_vec),
         body: Vec::new(),
     };
+    let is_bare = matches!(head.framing, ResponseFraming::Empty | ResponseFraming::Length(0));
+    if is_bare && head.keep_alive && received.len() == head.bytes {
+        let reply = Rc::new(reply);
+        last.remember(received, &reply);
+        return Ok(Exchanged {
+            reply,
+            reusable: true,
+        });
+    }
     received.drain(..head.bytes);
     let whole = match head.framing {
         ResponseFraming::Empty | ResponseFraming::Length(0) => received.is_empty(),
@@ -355,7 +414,7 @@ async fn finish(
         }
     };
     Ok(Exchanged {
-        reply,
+        reply: Rc::new(reply),
         reusable: whole && head.keep_alive,
     })
 }
@@ -410,4 +469,42 @@ async fn fill(read: &mut OwnedReadHalf<TcpStream>, received: &mut Vec<u8>) -> io
     let (result, slice) = read.read(buffer.slice_mut(start..end)).await;
     *received = slice.into_inner();
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_very_same_bytes_are_recognised() {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        let mut last = LastAnswer::default();
+        assert!(last.recognise(answer).is_none());
+        let reply = Rc::new(Reply {
+            status: 200,
+            ..Reply::default()
+        });
+        last.remember(answer, &reply);
+        let again = last.recognise(answer).expect("the same bytes");
+        assert!(Rc::ptr_eq(&again.reply, &reply) && again.reusable);
+        for (name, other) in [
+            ("its beginning", &answer[..answer.len() - 1]),
+            ("more behind it", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nH"),
+            ("another status", b"HTTP/1.1 500 OK\r\nContent-Length: 0\r\n\r\n"),
+        ] {
+            assert!(last.recognise(other).is_none(), "{name}");
+        }
+        let later = Rc::new(Reply {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Reply::default()
+        });
+        last.remember(
+            b"HTTP/1.1 503 x\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
+            &later,
+        );
+        assert!(
+            last.recognise(answer).is_some(),
+            "what depends on the time is not remembered"
+        );
+    }
 }

@@ -23,6 +23,7 @@ use super::head::{Aim, HeadWriter};
 use crate::config::DestinationPlan;
 use crate::fanout::status::Span;
 use crate::fanout::{DropReason, Gate, Outcome, Parcel, Push};
+use crate::profile::route::Route;
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::sweeper::Sweeper;
 
@@ -63,12 +64,12 @@ pub struct Destination {
     turn: Cell<usize>,
 }
 
-/// Where an idle lane is handed its next parcel, and where a busy one keeps its parcel, so that it can be saved when the
-/// core ends.
+/// Where an idle lane is handed its next parcel, and when, and where a busy one keeps its parcel, so that it can be saved
+/// when the core ends.
 #[derive(Default)]
 struct Slot {
     carried: RefCell<Option<Parcel>>,
-    parcel: RefCell<Option<Parcel>>,
+    parcel: RefCell<Option<(Parcel, Mono)>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -134,7 +135,7 @@ impl Destination {
             let now = clock::now();
             self.desk.borrow_mut().accept(self.setup.gate, now);
             while let Some(parcel) = self.next(now) {
-                self.hand_out(parcel);
+                self.hand_out(parcel, now);
             }
             let wake_at = {
                 let desk = self.desk.borrow();
@@ -166,19 +167,19 @@ impl Destination {
         Some(parcel)
     }
 
-    fn hand_out(self: &Rc<Self>, parcel: Parcel) {
+    fn hand_out(self: &Rc<Self>, parcel: Parcel, now: Mono) {
         match self.idle.borrow_mut().pop() {
             Some(slot) => {
-                slot.parcel.replace(Some(parcel));
+                slot.parcel.replace(Some((parcel, now)));
                 if let Some(waker) = slot.waker.take() {
                     waker.wake();
                 }
             }
-            None => drop(monoio::spawn(self.clone().lane(parcel))),
+            None => drop(monoio::spawn(self.clone().lane(parcel, now))),
         }
     }
 
-    async fn lane(self: Rc<Self>, first: Parcel) {
+    async fn lane(self: Rc<Self>, first: Parcel, now: Mono) {
         let slot = Rc::new(Slot::default());
         self.lanes.borrow_mut().push(slot.clone());
         let mut lane = Lane {
@@ -186,9 +187,8 @@ impl Destination {
             scratch: Scratch::default(),
             destination: self.clone(),
         };
-        let mut parcel = first;
+        let (mut parcel, mut started) = (first, now);
         loop {
-            let started = clock::now();
             let push = parcel.ticket.push().clone();
             slot.carried.replace(Some(parcel));
             let result = lane.attempt(&push, started).await;
@@ -196,10 +196,15 @@ impl Destination {
             let Some(carried) = slot.carried.take() else {
                 return;
             };
-            let now = clock::now();
+            // With an answer the exchange has read the clock last, in this very turn.
+            let now = if result.is_ok() {
+                clock::recent()
+            } else {
+                clock::now()
+            };
             self.conclude(carried, result, started, now);
-            parcel = match self.next_after_exchange(now) {
-                Some(next) => next,
+            (parcel, started) = match self.next_after_exchange(now) {
+                Some(next) => (next, now),
                 None => {
                     self.idle.borrow_mut().push(slot.clone());
                     slot.handed().await
@@ -214,7 +219,7 @@ impl Destination {
     }
 
     /// Books the end of an attempt.
-    fn conclude(&self, parcel: Parcel, result: Result<Reply, AttemptError>, started: Mono, now: Mono) {
+    fn conclude(&self, parcel: Parcel, result: Result<Rc<Reply>, AttemptError>, started: Mono, now: Mono) {
         let gate = self.setup.gate;
         let status = &gate.status;
         let (route, accepted) = (parcel.ticket.push().route, parcel.ticket.push().accepted);
@@ -236,7 +241,7 @@ impl Destination {
         let reply_status = result.as_ref().map_or(0, |reply| reply.status);
         let changed = match decision {
             Decision::Delivered => {
-                status.delivered();
+                status.delivered(now);
                 status.observe(route, Span::Endpoint, now.since(accepted));
                 self.desk.borrow_mut().conclude(parcel, Outcome::Delivered)
             }
@@ -320,9 +325,13 @@ impl Destination {
 }
 
 fn asked(push: &Push) -> Asked<'_> {
+    let content_type = match push.route {
+        Route::Ingest => None, // nobody asks, and looking it up is not free
+        Route::Push => push.content_type(),
+    };
     Asked {
         route: push.route,
-        content_type: push.content_type(),
+        content_type,
     }
 }
 
@@ -334,7 +343,7 @@ fn answer_text(status: u16, code: Option<&str>, consequence: &str) -> String {
 }
 
 impl Slot {
-    async fn handed(&self) -> Parcel {
+    async fn handed(&self) -> (Parcel, Mono) {
         poll_fn(|context| match self.parcel.take() {
             Some(parcel) => Poll::Ready(parcel),
             None => {
@@ -364,12 +373,12 @@ struct Detour {
 
 impl Lane {
     /// One attempt: connect if need be, send, read the answer, follow redirects that keep the body.
-    async fn attempt(&mut self, push: &Arc<Push>, started: Mono) -> Result<Reply, AttemptError> {
+    async fn attempt(&mut self, push: &Arc<Push>, started: Mono) -> Result<Rc<Reply>, AttemptError> {
         let destination = self.destination.clone();
         let setup = &destination.setup;
         let deadline = started.after(setup.plan.remote_timeout);
         let own = setup.head.aim(push.route);
-        let mut reply = self.exchange(push, own, deadline).await?;
+        let mut reply = self.exchange(push, own, started, deadline).await?;
         let mut detour: Option<Detour> = None;
         for _ in 0..REDIRECTS_MAX {
             if classify(asked(push), &reply, destination.leniency()) != Decision::Follow {
@@ -387,9 +396,9 @@ impl Lane {
                 trusted: next.trusted,
             };
             reply = if next.authority == own.authority {
-                self.exchange(push, aim, deadline).await?
+                self.exchange(push, aim, clock::recent(), deadline).await?
             } else {
-                self.exchange_elsewhere(push, aim, &next, deadline).await?
+                Box::pin(self.exchange_elsewhere(push, aim, &next, deadline)).await?
             };
             detour = Some(next);
         }
@@ -401,20 +410,25 @@ impl Lane {
         &mut self,
         push: &Arc<Push>,
         aim: Aim<'_>,
+        mut now: Mono,
         deadline: Mono,
-    ) -> Result<Reply, AttemptError> {
+    ) -> Result<Rc<Reply>, AttemptError> {
         loop {
-            let reused = self.take_fit();
+            let reused = self.take_fit(now);
             let is_reused = reused.is_some();
             let mut connection = match reused {
                 Some(connection) => connection,
-                None => self.connect(deadline).await?,
+                None => {
+                    let connection = Box::pin(self.connect(deadline)).await?;
+                    now = clock::now();
+                    connection
+                }
             };
-            self.load(push, aim, deadline);
+            self.load(push, aim, deadline, now);
             match connection.exchange(&mut self.scratch, deadline).await {
                 Ok(exchanged) => {
+                    let now = clock::now();
                     if exchanged.reusable {
-                        let now = clock::now();
                         connection.rest(now, now.after(IDLE_MAX));
                         self.connection = Some(connection);
                     } else {
@@ -437,7 +451,7 @@ impl Lane {
         aim: Aim<'_>,
         detour: &Detour,
         deadline: Mono,
-    ) -> Result<Reply, AttemptError> {
+    ) -> Result<Rc<Reply>, AttemptError> {
         let destination = self.destination.clone();
         let resolving = destination.setup.resolver.resolve(&detour.host, detour.port);
         let resolved = monoio::time::timeout(left(deadline), resolving)
@@ -451,13 +465,15 @@ impl Lane {
             &destination.sweeper,
         )
         .await?;
-        self.load(push, aim, deadline);
-        Ok(connection.exchange(&mut self.scratch, deadline).await?.reply)
+        self.load(push, aim, deadline, clock::now());
+        let exchanged = connection.exchange(&mut self.scratch, deadline).await?;
+        clock::now(); // as `exchange` does: the lane takes the end of an answered attempt from there
+        Ok(exchanged.reply)
     }
 
-    fn load(&mut self, push: &Arc<Push>, aim: Aim<'_>, deadline: Mono) {
+    fn load(&mut self, push: &Arc<Push>, aim: Aim<'_>, deadline: Mono, now: Mono) {
         let head = &self.destination.setup.head;
-        let told = told_limit(push, left(deadline), clock::now());
+        let told = told_limit(push, deadline.since(now), now);
         let told_ms = u64::try_from(told.as_millis()).unwrap_or(u64::MAX);
         self.scratch
             .gather
@@ -465,10 +481,10 @@ impl Lane {
     }
 
     /// The lane's connection, if it can be used: alive, and to an address that the name still has.
-    fn take_fit(&mut self) -> Option<Connection> {
+    fn take_fit(&mut self, now: Mono) -> Option<Connection> {
         let connection = self.connection.take()?;
         let addresses = &self.destination.setup.addresses;
-        if connection.is_fit(clock::now()) && addresses.contains(connection.address()) {
+        if connection.is_fit(now) && addresses.contains(connection.address()) {
             return Some(connection);
         }
         self.count_closed();

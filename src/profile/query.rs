@@ -135,7 +135,7 @@ pub(crate) fn unpercent(escaped: &[u8]) -> Option<u8> {
 }
 
 /// Whether the encoding leaves a byte as it is.
-pub(crate) fn is_plain(b: u8) -> bool {
+pub(crate) const fn is_plain(b: u8) -> bool {
     b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~')
 }
 

@@ -10,7 +10,9 @@
 //! Bounds: [`NAMES_MAX`] names of up to [`NAME_BYTES_MAX`] each way; beyond that everything is forgotten and learned anew,
 //! so a client that invents names costs what it cost without this.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -32,10 +34,37 @@ pub struct Rewriter {
     rules: Arc<LabelRules>,
     limits: LabelLimits,
     /// From a `name` value as it stands in queries to what goes out for it.
-    names: HashMap<Box<[u8]>, Box<[u8]>>,
+    names: HashMap<Box<[u8]>, Box<[u8]>, Keyed>,
 }
 
-type Pieces<'q> = SmallVec<[(&'q [u8], &'q [u8]); PIECES_MAX]>;
+type Pieces<'q> = SmallVec<[Piece<'q>; PIECES_MAX]>;
+
+/// `key=value` as it stands in a query.
+#[derive(Clone, Copy)]
+struct Piece<'q> {
+    bytes: &'q [u8],
+    key_len: usize,
+    /// The first bytes of the key, the first one highest: orders most keys without looking at them again.
+    order: u64,
+}
+
+impl Piece<'_> {
+    fn key(&self) -> &[u8] {
+        &self.bytes[..self.key_len]
+    }
+
+    fn is_name(&self) -> bool {
+        self.key_len == NAME.len() && self.order == NAME_ORDER
+    }
+
+    fn by_key(&self, other: &Self) -> Ordering {
+        let first = self.order.cmp(&other.order);
+        first.then_with(|| self.key().cmp(other.key()))
+    }
+}
+
+const NAME: &[u8] = b"name";
+const NAME_ORDER: u64 = (u32::from_be_bytes(*b"name") as u64) << 32;
 
 impl Rewriter {
     /// A rewriter that knows no names yet.
@@ -43,7 +72,7 @@ impl Rewriter {
         Self {
             rules,
             limits,
-            names: HashMap::new(),
+            names: HashMap::with_hasher(Keyed(fastrand::u64(..))),
         }
     }
 
@@ -61,14 +90,17 @@ impl Rewriter {
             self.remember(name, &out[start..]);
             return Ok(());
         };
-        pieces.sort_by_key(|(key, _)| *key);
-        for (index, (key, value)) in pieces.iter().enumerate() {
+        pieces.sort_by(Piece::by_key);
+        for (index, piece) in pieces.iter().enumerate() {
             if index > 0 {
                 out.push(b'&');
             }
-            out.extend_from_slice(key);
-            out.push(b'=');
-            out.extend_from_slice(if *key == b"name" { known } else { value });
+            if piece.is_name() {
+                out.extend_from_slice(b"name=");
+                out.extend_from_slice(known);
+            } else {
+                out.extend_from_slice(piece.bytes);
+            }
         }
         Ok(())
     }
@@ -93,22 +125,98 @@ impl Rewriter {
 fn plain_pieces(query: &[u8]) -> Option<(Pieces<'_>, &[u8])> {
     let mut pieces = Pieces::new();
     let mut name = None;
-    for piece in query.split(|byte| *byte == b'&') {
-        let split = memchr::memchr(b'=', piece)?;
-        let (key, value) = (&piece[..split], &piece[split + 1..]);
-        if key == b"name" {
-            if name.replace(value).is_some() || value.contains(&b';') {
+    let mut rest = query;
+    loop {
+        let key_len = plain_len(rest);
+        if rest.get(key_len) != Some(&b'=') || pieces.len() == PIECES_MAX {
+            return None;
+        }
+        let mut piece = Piece {
+            bytes: rest,
+            key_len,
+            order: order_of(&rest[..key_len]),
+        };
+        let value = &rest[key_len + 1..];
+        let value_len = if piece.is_name() {
+            let end = memchr::memchr2(b'&', b';', value).unwrap_or(value.len());
+            if name.replace(&value[..end]).is_some() {
                 return None;
             }
-        } else if !key.iter().chain(value).all(|byte| query::is_plain(*byte)) {
-            return None;
+            end
+        } else {
+            plain_len(value)
+        };
+        let end = key_len + 1 + value_len;
+        piece.bytes = &rest[..end];
+        pieces.push(piece);
+        match rest.get(end) {
+            None => return Some((pieces, name?)),
+            Some(b'&') => rest = &rest[end + 1..],
+            Some(_) => return None,
         }
-        if pieces.len() == PIECES_MAX {
-            return None;
-        }
-        pieces.push((key, value));
     }
-    Some((pieces, name?))
+}
+
+/// How many bytes at the front the encoding leaves as they are.
+fn plain_len(bytes: &[u8]) -> usize {
+    let first_other = bytes.iter().position(|byte| !PLAIN[usize::from(*byte)]);
+    first_other.unwrap_or(bytes.len())
+}
+
+/// [`query::is_plain`] of every byte.
+static PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        plain[byte] = query::is_plain(byte as u8);
+        byte += 1;
+    }
+    plain
+};
+
+fn order_of(key: &[u8]) -> u64 {
+    let first = key.iter().take(8);
+    let (order, bytes) = first.fold((0, 0), |(order, bytes), byte| {
+        (order << 8 | u64::from(*byte), bytes + 1)
+    });
+    if bytes == 0 { 0 } else { order << (64 - 8 * bytes) }
+}
+
+/// Hashes names: a multiplication for eight bytes, where the standard library's hash takes some thirty instructions. Its
+/// key is random; whoever found colliding names all the same would make a lookup compare with [`NAMES_MAX`] names at most.
+#[derive(Clone, Copy, Debug)]
+struct Keyed(u64);
+
+impl BuildHasher for Keyed {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        *self
+    }
+}
+
+impl Keyed {
+    fn mix(&mut self, word: u64) {
+        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (product as u64) ^ ((product >> 64) as u64);
+    }
+}
+
+impl Hasher for Keyed {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| self.mix(u64::from_le_bytes(*word)));
+        let rest = rest.iter().fold(1, |word, byte| word << 8 | u64::from(*byte));
+        self.mix(rest);
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.mix(number as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 #[cfg(test)]

@@ -138,7 +138,8 @@ impl Sweeper {
         loop {
             let slept = clock::now();
             monoio::time::sleep(SWEEP_EVERY).await;
-            let now = clock::now();
+            clock::follow_wall_clock();
+            let now = clock::recent();
             self.busy.set(now.since(slept) > SWEEP_EVERY + BUSY_LAG);
             self.sweep(now);
         }
