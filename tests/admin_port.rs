@@ -92,7 +92,7 @@ impl Gateway {
             },
             gates: gates.clone(),
             tallies: tallies.clone(),
-            connections: Arc::new(Connections::new(plan.conn_limit)),
+            connections: Arc::new(Connections::new(plan.conn_limit, 1)),
             memory: MemoryBudget::new(plan.memory_limit),
             phase: phases,
             started_unix_ms: u64::try_from(clock::unix_now().as_millis()).unwrap() - 5_000,
@@ -161,7 +161,8 @@ impl Gateway {
         us.status.set_up(false);
         us.status
             .failed("connection refused <script>alert(2)</script>".into());
-        us.status.set_waiting(Some(clock::now()), 1);
+        us.status.set_waiting(Some(clock::now()));
+        us.status.set_window(1, [0, 2, 1, 0]);
         us.begin_attempt();
         us.take().unwrap().ticket.resolve(Outcome::Answered {
             status: 400,

@@ -6,7 +6,8 @@
 //!                                                                        └▶ idle, until the dispatcher hands it one
 //! ```
 //! A lane owns one connection and the memory for one exchange. The lane used last is handed the next parcel, so few
-//! connections stay warm and the others close.
+//! connections stay warm. A lane lives as long as its connection is worth keeping: one whose peer has closed, whose address
+//! the name no longer has, or that was unused for too long is dismissed within a second and gives its descriptor back.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -29,9 +30,6 @@ use crate::runtime::sweeper::Sweeper;
 
 /// Redirects followed for one attempt, as in Alloy (WIRE.md 4.2).
 const REDIRECTS_MAX: usize = 10;
-/// An unused connection is closed after this time. Below the keep-alive of common servers and balancers (60 s and up), so
-/// that we close first.
-const IDLE_MAX: Duration = Duration::from_secs(55);
 /// Without anything to do the dispatcher still looks for parcels that have grown too old.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the age of the oldest waiting parcel is worked out: it takes a look at every waiting retry.
@@ -64,13 +62,20 @@ pub struct Destination {
     turn: Cell<usize>,
 }
 
-/// Where an idle lane is handed its next parcel, and when, and where a busy one keeps its parcel, so that it can be saved
-/// when the core ends.
+/// Where an idle lane leaves its connection and is handed its next parcel, and when, and where a busy one keeps its parcel,
+/// so that it can be saved when the core ends.
 #[derive(Default)]
 struct Slot {
     carried: RefCell<Option<Parcel>>,
-    parcel: RefCell<Option<(Parcel, Mono)>>,
+    connection: RefCell<Option<Connection>>,
+    word: RefCell<Option<Word>>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// What an idle lane waits for.
+enum Word {
+    Parcel(Parcel, Mono),
+    Dismissed,
 }
 
 impl Destination {
@@ -93,6 +98,7 @@ impl Destination {
             turn: Cell::new(0),
         });
         monoio::spawn(destination.clone().dispatch());
+        monoio::spawn(destination.clone().tidy());
         destination
     }
 
@@ -143,7 +149,8 @@ impl Destination {
                     looked_at = now;
                     let oldest = desk.oldest();
                     has_waiting = oldest.is_some();
-                    self.setup.gate.status.set_waiting(oldest, desk.window(now));
+                    self.setup.gate.status.set_waiting(oldest);
+                    self.show_window(&desk, now);
                 }
                 desk.wake_at(now)
             };
@@ -161,6 +168,31 @@ impl Destination {
         }
     }
 
+    /// Closes connections that are not worth keeping, as long as the core lives.
+    async fn tidy(self: Rc<Self>) {
+        loop {
+            monoio::time::sleep(HOUSEKEEPING).await;
+            let now = clock::now();
+            self.idle.borrow_mut().retain(|slot| {
+                let keep = slot.connection.borrow().as_ref().is_some_and(|connection| {
+                    self.setup.addresses.contains(connection.address()) && connection.is_worth_keeping(now)
+                });
+                if !keep {
+                    slot.say(Word::Dismissed);
+                }
+                keep
+            });
+            self.show_window(&self.desk.borrow(), now);
+        }
+    }
+
+    fn show_window(&self, desk: &Desk, now: Mono) {
+        self.setup
+            .gate
+            .status
+            .set_window(desk.window(now), desk.window_cuts());
+    }
+
     fn next(&self, now: Mono) -> Option<Parcel> {
         let parcel = self.desk.borrow_mut().next(now, fastrand::f64())?;
         self.setup.gate.begin_attempt();
@@ -169,12 +201,7 @@ impl Destination {
 
     fn hand_out(self: &Rc<Self>, parcel: Parcel, now: Mono) {
         match self.idle.borrow_mut().pop() {
-            Some(slot) => {
-                slot.parcel.replace(Some((parcel, now)));
-                if let Some(waker) = slot.waker.take() {
-                    waker.wake();
-                }
-            }
+            Some(slot) => slot.say(Word::Parcel(parcel, now)),
             None => drop(monoio::spawn(self.clone().lane(parcel, now))),
         }
     }
@@ -205,12 +232,27 @@ impl Destination {
             self.conclude(carried, result, started, now);
             (parcel, started) = match self.next_after_exchange(now) {
                 Some(next) => (next, now),
-                None => {
-                    self.idle.borrow_mut().push(slot.clone());
-                    slot.handed().await
-                }
+                None => match self.rest(&mut lane, &slot).await {
+                    Word::Parcel(next, now) => (next, now),
+                    Word::Dismissed => {
+                        self.lanes.borrow_mut().retain(|other| !Rc::ptr_eq(other, &slot));
+                        return lane.close();
+                    }
+                },
             };
         }
+    }
+
+    /// Waits for the next parcel. A lane without a connection has nothing to wait with.
+    async fn rest(&self, lane: &mut Lane, slot: &Rc<Slot>) -> Word {
+        let Some(connection) = lane.connection.take() else {
+            return Word::Dismissed;
+        };
+        slot.connection.replace(Some(connection));
+        self.idle.borrow_mut().push(slot.clone());
+        let word = slot.heard().await;
+        lane.connection = slot.connection.take();
+        word
     }
 
     fn next_after_exchange(&self, now: Mono) -> Option<Parcel> {
@@ -224,6 +266,13 @@ impl Destination {
         let status = &gate.status;
         let (route, accepted) = (parcel.ticket.push().route, parcel.ticket.push().accepted);
         gate.end_attempt();
+        if let Err(error @ AttemptError::NoDescriptors) = &result {
+            self.note_trouble(&error.to_string());
+            let mut desk = self.desk.borrow_mut();
+            desk.trouble(parcel, Trouble::NoDescriptors, now, fastrand::f64());
+            drop(desk);
+            return self.note_change(false, now);
+        }
         status.attempted(parcel.attempts > 0);
         status.observe(route, Span::Downstream, now.since(started));
         let decision = match &result {
@@ -243,7 +292,9 @@ impl Destination {
             Decision::Delivered => {
                 status.delivered(now);
                 status.observe(route, Span::Endpoint, now.since(accepted));
-                self.desk.borrow_mut().conclude(parcel, Outcome::Delivered)
+                let mut desk = self.desk.borrow_mut();
+                desk.observe(now.since(started), now);
+                desk.conclude(parcel, Outcome::Delivered)
             }
             Decision::Retry { after, code } => {
                 self.note_trouble(&answer_text(
@@ -343,9 +394,16 @@ fn answer_text(status: u16, code: Option<&str>, consequence: &str) -> String {
 }
 
 impl Slot {
-    async fn handed(&self) -> (Parcel, Mono) {
-        poll_fn(|context| match self.parcel.take() {
-            Some(parcel) => Poll::Ready(parcel),
+    fn say(&self, word: Word) {
+        self.word.replace(Some(word));
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    async fn heard(&self) -> Word {
+        poll_fn(|context| match self.word.take() {
+            Some(word) => Poll::Ready(word),
             None => {
                 self.waker.replace(Some(context.waker().clone()));
                 Poll::Pending
@@ -429,7 +487,7 @@ impl Lane {
                 Ok(exchanged) => {
                     let now = clock::now();
                     if exchanged.reusable {
-                        connection.rest(now, now.after(IDLE_MAX));
+                        connection.rest(now);
                         self.connection = Some(connection);
                     } else {
                         self.count_closed();
@@ -507,6 +565,13 @@ impl Lane {
         .await?;
         destination.setup.gate.status.connection(1);
         Ok(connection)
+    }
+
+    /// Gives up the connection, if there is one.
+    fn close(mut self) {
+        if self.connection.take().is_some() {
+            self.count_closed();
+        }
     }
 
     fn count_closed(&self) {
