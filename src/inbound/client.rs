@@ -353,11 +353,15 @@ impl Client {
         let status = self.write_result(head, &handled, connection);
         let sent = self.send().await;
         self.count(head.method, &handled, status, started);
-        if !sent || connection == Connection::Close {
+        if connection == Connection::Close {
             return false;
         }
         if !skips {
-            return true;
+            // A client that has left without its answer may have sent further requests whole before: they are served too.
+            return sent || self.inlet.has_bytes() && !self.watch.expired();
+        }
+        if !sent {
+            return false;
         }
         // The body of a refused request has no longer to arrive than that of a good one.
         self.watch

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::peer::Peer;
-use super::{Answer, Client, Ended, Process};
+use super::{Answer, Client, Ended, Process, eventually, get};
 
 /// A running gateway.
 pub struct Gateway {
@@ -19,6 +19,8 @@ pub struct Gateway {
     pub process: Process,
     /// Where it takes pushes.
     pub address: SocketAddr,
+    /// Where it tells of itself, where the flags asked for that.
+    pub admin: Option<SocketAddr>,
 }
 
 /// What a gateway said of one destination at its end, in parcels.
@@ -68,27 +70,47 @@ impl Gateway {
 
     /// The same through a launcher, which gets `first` in front of the gateway's arguments.
     pub fn start_by<S: AsRef<str>>(launcher: Command, first: &[&str], engine: &str, flags: &[S]) -> Self {
-        let fixed = [
-            "run",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "off",
-            "--log",
-            "json",
-            "--no-pin",
-        ];
+        let fixed = ["run", "--listen", "127.0.0.1:0", "--log", "json", "--no-pin"];
         let mut args = [first, &fixed, &["--engine", engine]].concat();
         args.extend(flags.iter().map(AsRef::as_ref));
-        if !args.contains(&"--cores") {
-            args.extend(["--cores", "1"]);
+        for (flag, value) in [("--cores", "1"), ("--admin", "off")] {
+            if !args.contains(&flag) {
+                args.extend([flag, value]);
+            }
         }
         let mut process = Process::start_by(launcher, &args);
+        let mut admin = None;
         let address = process.log("address", |line| {
             let line: Value = serde_json::from_str(line).ok()?;
-            (line["message"] == "listening").then(|| line["address"].as_str()?.parse().ok())?
+            let address = || line["address"].as_str()?.parse().ok();
+            if line["message"] == "admin port" {
+                admin = address();
+            }
+            (line["message"] == "listening").then(address)?
         });
-        Self { process, address }
+        Self {
+            process,
+            address,
+            admin,
+        }
+    }
+
+    /// The value of a metric, whose labels are given as they are written out; 0 where it has not appeared yet. The flags
+    /// must have asked for `--admin`.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = get(self.admin.expect("started with --admin"), "/metrics").text();
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// Waits until no client is connected and no memory is held for any body.
+    pub fn await_rest(&self) {
+        let connections = r#"pyroscope_receive_http_tcp_connections{protocol="http"}"#;
+        for name in [connections, "pyrotee_memory_used_bytes"] {
+            eventually(name, || (self.metric(name) == 0.0).then_some(()));
+        }
     }
 
     /// A client of its own.
