@@ -21,8 +21,6 @@ pub mod body;
 pub mod field;
 pub mod head;
 pub mod response;
-#[cfg(test)]
-mod smuggling;
 
 pub use answer::{Answer, Connection, reason_phrase};
 pub use body::{BodyError, ChunkLimits, ChunkedDecoder, Framing, Piece};

@@ -387,11 +387,15 @@ impl Client {
         if !sent {
             self.closed = Closed::Error;
         }
-        if !sent || connection == Connection::Close {
+        if connection == Connection::Close {
             return false;
         }
         if !skips {
-            return true;
+            // A client that has left without its answer may have sent further requests whole before: they are served too.
+            return sent || self.inlet.has_bytes() && !self.watch.expired();
+        }
+        if !sent {
+            return false;
         }
         // The body of a refused request has no longer to arrive than that of a good one.
         self.watch

@@ -65,6 +65,9 @@ pub enum AttemptError {
     /// The connection ended before the answer's first byte.
     #[error("the connection ended before an answer: {0}")]
     Unanswered(io::ErrorKind),
+    /// The connection ended before the request was out, and the answer said that all is well.
+    #[error("it accepted the profile and ended the connection before it had all of it: {0}")]
+    AcceptedTooEarly(io::ErrorKind),
     /// The connection ended in the middle of the answer.
     #[error("the connection ended within the answer")]
     CutOff,
@@ -226,8 +229,12 @@ impl Connection {
             Err(error) => Err(error.kind()),
         };
         let result = match sent {
-            // A destination that refuses and closes while we still send leaves its answer behind.
+            // A destination that refuses and closes while we still send leaves its answer behind. Where it accepted, it
+            // cannot have kept what it never got.
             Err(kind) => match receive(&mut self.read, &mut received, &mut scratch.last).await {
+                Ok(Exchanged { reply, .. }) if reply.status < 300 => {
+                    Err(AttemptError::AcceptedTooEarly(kind))
+                }
                 Ok(exchanged) => Ok(Exchanged {
                     reusable: false,
                     ..exchanged

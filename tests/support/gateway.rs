@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::peer::Peer;
-use super::{Answer, Client, Ended, Process, get};
+use super::{Answer, Client, Ended, Process, eventually, get};
 
 /// A running gateway.
 pub struct Gateway {
@@ -99,16 +99,22 @@ impl Gateway {
         }
     }
 
-    /// The value of a series as `/metrics` writes it, such as `a_total{x="1"}`; needs `--admin 127.0.0.1:0`.
-    pub fn metric(&self, series: &str) -> f64 {
-        let text = get(self.admin.expect("an admin port"), "/metrics").text();
+    /// The value of a metric, whose labels are given as they are written out; 0 where it has not appeared yet. The flags
+    /// must have asked for `--admin`.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = get(self.admin.expect("started with --admin"), "/metrics").text();
         let value = text
             .lines()
-            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        let value = value.unwrap_or_else(|| panic!("no {series} in\n{text}"));
-        value
-            .parse()
-            .unwrap_or_else(|error| panic!("{series} {value}: {error}"))
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(" "));
+        value.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// Waits until no client is connected and no memory is held for any body.
+    pub fn await_rest(&self) {
+        let connections = r#"pyroscope_receive_http_tcp_connections{protocol="http"}"#;
+        for name in [connections, "pyrotee_memory_used_bytes"] {
+            eventually(name, || (self.metric(name) == 0.0).then_some(()));
+        }
     }
 
     /// File descriptors that are open in it.

@@ -141,7 +141,7 @@ impl Process {
     }
 
     /// Waits for a line on stderr that `find` makes something of.
-    pub fn log<T>(&mut self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
+    pub fn log<T>(&mut self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
         let deadline = clock::now().after(DEADLINE);
         loop {
             match self.logs.recv_timeout(deadline.since(clock::now())) {
