@@ -106,7 +106,7 @@ pub fn received_bytes(observed: &Observed) -> u64 {
 }
 
 /// Every metric, in the order of a scrape.
-pub static ROWS: [Row; 41] = [
+pub static ROWS: [Row; 42] = [
     row(
         "pyrotee_build_info",
         Kind::Info,
@@ -335,9 +335,16 @@ pub static ROWS: [Row; 41] = [
         Kind::Gauge,
         "",
         &["destination"],
-        "1 while its latest final answer is 401 or 403: the credentials in header.Authorization \
-         or the URL want mending.",
+        "1 while its latest final answer is 401 or 403: its credentials want mending.",
         Read::Each(|gate, _| Some(gate.status.is_auth_failing().into())),
+    ),
+    row(
+        "pyrotee_destination_secrets_failing",
+        Kind::Gauge,
+        "",
+        &["destination"],
+        "1 while one of its secret files cannot be used; the secret read last stays in use.",
+        Read::Each(|gate, _| Some(gate.status.is_secrets_failing().into())),
     ),
     row(
         "pyrotee_destination_last_success_timestamp_seconds",

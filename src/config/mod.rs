@@ -11,6 +11,7 @@ pub mod flags;
 pub mod plan;
 pub mod units;
 
+pub use destination::auth::{AuthPlan, SecretSource};
 pub use destination::{DestinationPlan, DestinationTarget, Secret};
 pub use flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow};
 pub use plan::{Host, Plan, PlanError, PlanErrors};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::destination::{DestinationDefaults, DestinationPlan, valid_header};
+use super::destination::{DestinationDefaults, DestinationPlan, is_known, is_shown, valid_header};
 use super::flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow};
 use super::units::show_size;
 use crate::runtime::engine::EngineChoice;
@@ -261,7 +261,7 @@ fn destinations(flags: &Flags, queue_limit: u64, errors: &mut Errors) -> Vec<Des
     plans
 }
 
-/// A `--to` value with user, password and header values hidden.
+/// A `--to` value with user and password hidden, and every value of an option that may be secret.
 pub fn masked(text: &str) -> String {
     let mut out = text.to_owned();
     if let (Some(scheme), Some(at)) = (out.find("://"), out.rfind('@'))
@@ -269,10 +269,13 @@ pub fn masked(text: &str) -> String {
     {
         out.replace_range(scheme + 3..at, "***");
     }
-    match out.find(",header.") {
-        Some(from) => format!("{},header.***", &out[..from]),
-        None => out,
-    }
+    let mut pieces = out.split(',');
+    let url = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(url, |shown, piece| match piece.split_once('=') {
+        Some((key, _)) if is_shown(key) => format!("{shown},{piece}"),
+        Some((key, _)) if is_known(key) => format!("{shown},{key}=***"),
+        _ => format!("{shown},***"),
+    })
 }
 
 fn check_sizes(flags: &Flags, body_limit: u64, destinations: &[DestinationPlan], errors: &mut Errors) {
@@ -545,5 +548,21 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(!error.contains("hunter2") && !error.contains("s3cret"), "{error}");
+        for (text, shown) in [
+            (
+                "a=http://h,inflight=3,bearer-token=x",
+                "a=http://h,inflight=3,bearer-token=***",
+            ),
+            (
+                "http://u:p,q@h,basic-auth.password=a,b=c",
+                "http://***@h,basic-auth.password=***,***",
+            ),
+            (
+                "http://h,header-file.X-Key=/f,header.X=y",
+                "http://h,header-file.X-Key=/f,header.X=***",
+            ),
+        ] {
+            assert_eq!(masked(text), shown);
+        }
     }
 }

@@ -338,7 +338,17 @@ impl Lane {
         let setup = &destination.setup;
         let deadline = started.after(setup.plan.remote_timeout);
         let own = setup.head.aim(push.route);
+        let credentials = setup.head.credentials();
+        let used = credentials.lines().version;
         let mut reply = self.exchange(push, own, deadline).await?;
+        // A secret may just have been rotated: where there is a new one, it gets its chance.
+        if reply.status == 401
+            && monoio::time::timeout(left(deadline), credentials.refused(used))
+                .await
+                .unwrap_or(false)
+        {
+            reply = self.exchange(push, own, deadline).await?;
+        }
         let mut detour: Option<Detour> = None;
         for _ in 0..REDIRECTS_MAX {
             if classify(asked(push), &reply, destination.leniency()) != Decision::Follow {

@@ -1,5 +1,9 @@
-//! The head of a request to a destination (WIRE.md 4.3). The parts that never change are written once, at start.
+//! The head of a request to a destination (WIRE.md 4.3). The parts that never change are written once, at start; the
+//! operator's lines are loaded for each request, because secrets among them may change.
 
+use std::sync::Arc;
+
+use super::credentials::Credentials;
 use crate::config::{DestinationPlan, DestinationTarget};
 use crate::fanout::Push;
 use crate::profile::route::Route;
@@ -16,7 +20,7 @@ pub struct HeadWriter {
     /// Header lines that we set ourselves.
     own: String,
     /// Header lines that the operator set, credentials among them: only for the destination he named.
-    operators: String,
+    credentials: Arc<Credentials>,
 }
 
 /// Where exactly one request goes: the destination itself, or where it redirected to.
@@ -31,10 +35,11 @@ pub struct Aim<'a> {
 }
 
 impl HeadWriter {
-    /// Prepares the unchanging parts. `instance` identifies this process (`X-Alloy-Id`).
+    /// Prepares the unchanging parts. `instance` identifies this process (`X-Alloy-Id`), `credentials` are the lines that
+    /// the operator set.
     ///
     /// Returns `None` for a destination that is no HTTP server.
-    pub fn new(plan: &DestinationPlan, instance: &str) -> Option<Self> {
+    pub fn new(plan: &DestinationPlan, instance: &str, credentials: Arc<Credentials>) -> Option<Self> {
         let DestinationTarget::Http {
             authority,
             ingest_path,
@@ -45,25 +50,21 @@ impl HeadWriter {
             return None;
         };
         let mut own = format!("X-Alloy-Id: {instance}\r\n");
-        if !plan
-            .headers
-            .iter()
-            .any(|(name, _)| name.eq_ignore_ascii_case("user-agent"))
-        {
+        if !plan.sets_header("user-agent") {
             own.push_str(&format!("User-Agent: {USER_AGENT}\r\n"));
         }
-        let operators = plan
-            .headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {}\r\n", value.reveal()))
-            .collect();
         Some(Self {
             authority: authority.clone(),
             ingest_path: ingest_path.clone(),
             push_path: push_path.clone(),
             own,
-            operators,
+            credentials,
         })
+    }
+
+    /// What tells the destination who we are.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
     /// The destination's own place for a route.
@@ -92,7 +93,7 @@ impl HeadWriter {
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(self.own.as_bytes());
         if aim.trusted {
-            out.extend_from_slice(self.operators.as_bytes());
+            out.extend_from_slice(self.credentials.lines().text.as_bytes());
             out.extend_from_slice(&push.fields);
         } else {
             // What clients' headers were passed on (--pass-header) was not meant for a host that nobody named.
@@ -139,6 +140,7 @@ mod tests {
     use crate::config::destination::DestinationDefaults;
     use crate::fanout::AckMode;
     use crate::fanout::push::tests::push;
+    use crate::outbound::secrets::SecretFiles;
 
     fn head(to: &str, route: Route, aim: Option<Aim<'_>>) -> String {
         let defaults = DestinationDefaults {
@@ -151,7 +153,8 @@ mod tests {
             max_retries: 0,
         };
         let plan = DestinationPlan::parse(to, &defaults).unwrap();
-        let writer = HeadWriter::new(&plan, "id").unwrap();
+        let lines = SecretFiles::read(&plan).unwrap().lines(&plan);
+        let writer = HeadWriter::new(&plan, "id", Arc::new(Credentials::fixed(lines))).unwrap();
         let mut push = push(5, AckMode::Detached, 1);
         push.route = route;
         push.query = Bytes::from_static(if route == Route::Ingest { b"name=a" } else { b"" });

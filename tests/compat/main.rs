@@ -13,6 +13,7 @@ mod support;
 #[path = "../support/scripted.rs"]
 mod scripted;
 
+mod auth;
 mod gateway;
 mod grpc_web;
 mod hostile;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cmd::show;
 use crate::config::units::show_size;
-use crate::config::{AckPolicy, DestinationPlan, DestinationTarget, LabelMode, Overflow, Plan};
+use crate::config::{AckPolicy, AuthPlan, DestinationPlan, DestinationTarget, LabelMode, Overflow, Plan};
 use crate::http::HeadLimits;
 use crate::inbound::ROOM_WAIT;
 use crate::outbound::health::{DOWN_AFTER, PROBE_WAIT_MAX};
@@ -122,11 +122,23 @@ fn destination(one: &DestinationPlan, plan: &Plan) -> Section {
             format!("an archive in {}: one file per profile", directory.display()),
         ),
     };
-    if !one.headers.is_empty() {
-        let names: Vec<&str> = one.headers.iter().map(|(name, _)| &**name).collect();
+    let mut names: Vec<&str> = one.headers.iter().map(|(name, _)| &**name).collect();
+    names.extend(one.header_files.iter().map(|(name, _)| &**name));
+    if one.auth != AuthPlan::None {
+        names.push("Authorization");
+    }
+    if !names.is_empty() {
         section = section.line(
             "headers set",
             format!("{} (values are not shown)", names.join(", ")),
+        );
+    }
+    let files = one.secret_files();
+    if !files.is_empty() {
+        let files: Vec<String> = files.iter().map(|(_, path)| path.display().to_string()).collect();
+        section = section.line(
+            "secret files",
+            format!("{}; read at start, and again when they change", files.join(", ")),
         );
     }
     if matches!(one.target, DestinationTarget::Http { .. }) {
@@ -358,6 +370,20 @@ mod tests {
             (
                 &["--to", http],
                 "X-Scope-OrgID, Authorization (values are not shown)",
+            ),
+            (
+                &[
+                    "--to",
+                    "http://h,bearer-token-file=/run/token,header-file.X-Key=/run/key",
+                ],
+                "X-Key, Authorization (values",
+            ),
+            (
+                &[
+                    "--to",
+                    "http://h,bearer-token-file=/run/token,header-file.X-Key=/run/key",
+                ],
+                "/run/key, /run/token; read at start",
             ),
             (&["--to", http], "until the profile is 30m old"),
             (&["--to", http], "256 MiB (about 16,384 of 16 KiB) and 30m"),
