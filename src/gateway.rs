@@ -30,7 +30,7 @@ use crate::outbound::archive::{self, ArchiveControl, ArchiveSetup};
 use crate::outbound::credentials::Credentials;
 use crate::outbound::destination::{Destination, DestinationSetup};
 use crate::outbound::dns;
-use crate::outbound::head::HeadWriter;
+use crate::outbound::head::{HeadWriter, Trace};
 use crate::outbound::secrets::{Keeper, SecretFiles};
 use crate::profile::labels::LabelRules;
 use crate::runtime::clock::{self, Mono};
@@ -362,7 +362,11 @@ fn prepare_http(plan: &Plan, gates: &[&'static Gate], resolver: &Resolver) -> an
             continue;
         };
         let credentials = prepare_secrets(one, gate, &mut prepared.keepers)?;
-        let Some(head) = HeadWriter::new(one, &instance, credentials) else {
+        let trace = Trace {
+            jaeger: plan.sends_trace_header(one, "uber-trace-id"),
+            w3c: plan.sends_trace_header(one, "traceparent"),
+        };
+        let Some(head) = HeadWriter::new(one, &instance, credentials, trace) else {
             continue;
         };
         let addresses = match dns::fixed_addresses(host, *port) {

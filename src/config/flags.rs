@@ -43,6 +43,20 @@ pub enum LabelMode {
     Verbatim,
 }
 
+/// Which trace headers destinations get (WIRE.md 4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TraceHeaders {
+    /// Both.
+    All,
+    /// `uber-trace-id`: Alloy's `jaeger_propagator`.
+    Jaeger,
+    /// `traceparent`: Alloy's `trace_context_propagator`.
+    W3c,
+    /// None.
+    Off,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -207,6 +221,10 @@ pub struct Flags {
     /// Client header that is passed on to every destination, such as X-Scope-OrgID. Repeatable.
     #[arg(long, env = "PYROTEE_PASS_HEADER", value_name = "NAME", value_delimiter = ',')]
     pub pass_header: Vec<String>,
+
+    /// Trace headers that every request to a destination gets, with an id of its own.
+    #[arg(long, env = "PYROTEE_TRACE_HEADERS", default_value = "all")]
+    pub trace_headers: TraceHeaders,
 
     /// How log lines look.
     #[arg(long, env = "PYROTEE_LOG", default_value = "text")]

@@ -13,5 +13,5 @@ pub mod units;
 
 pub use destination::auth::{AuthPlan, SecretSource};
 pub use destination::{DestinationPlan, DestinationTarget, Secret};
-pub use flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow};
+pub use flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, TraceHeaders};
 pub use plan::{Host, Plan, PlanError, PlanErrors};

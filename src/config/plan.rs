@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::destination::{DestinationDefaults, DestinationPlan, is_known, is_shown, valid_header};
-use super::flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow};
+use super::flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, TraceHeaders};
 use super::units::show_size;
 use crate::runtime::engine::EngineChoice;
 
@@ -71,6 +71,8 @@ pub struct Plan {
     pub drain_timeout: Duration,
     /// Client headers passed on, lower case.
     pub pass_headers: Vec<String>,
+    /// Which trace headers destinations get.
+    pub trace_headers: TraceHeaders,
     /// How log lines look.
     pub log: LogFormat,
     /// What is logged.
@@ -155,6 +157,7 @@ impl Plan {
             },
             engine: flags.engine,
             drain_timeout: flags.drain_timeout,
+            trace_headers: flags.trace_headers,
             log: flags.log,
             log_level: flags.log_level,
         };
@@ -184,6 +187,18 @@ impl Plan {
     /// How many cores take connections: the first ones.
     pub fn inbound_cores(&self) -> usize {
         self.cores - self.writers
+    }
+
+    /// Whether destination `one` gets our header `name` (lower case), one of those of `--trace-headers`: not where the
+    /// operator sets it himself or passes that of clients on, for a request has one of each.
+    pub fn sends_trace_header(&self, one: &DestinationPlan, name: &str) -> bool {
+        let wanted = match self.trace_headers {
+            TraceHeaders::All => true,
+            TraceHeaders::Jaeger => name == "uber-trace-id",
+            TraceHeaders::W3c => name == "traceparent",
+            TraceHeaders::Off => false,
+        };
+        wanted && !one.sets_header(name) && !self.pass_headers.iter().any(|passed| passed == name)
     }
 
     /// Every bound on one line each, for the start of the log and `pyrotee check`.

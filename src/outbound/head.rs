@@ -21,6 +21,16 @@ pub struct HeadWriter {
     own: String,
     /// Header lines that the operator set, credentials among them: only for the destination he named.
     credentials: Arc<Credentials>,
+    trace: Trace,
+}
+
+/// Which trace headers are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// `uber-trace-id`.
+    pub jaeger: bool,
+    /// `traceparent`.
+    pub w3c: bool,
 }
 
 /// Where exactly one request goes: the destination itself, or where it redirected to.
@@ -39,7 +49,12 @@ impl HeadWriter {
     /// the operator set.
     ///
     /// Returns `None` for a destination that is no HTTP server.
-    pub fn new(plan: &DestinationPlan, instance: &str, credentials: Arc<Credentials>) -> Option<Self> {
+    pub fn new(
+        plan: &DestinationPlan,
+        instance: &str,
+        credentials: Arc<Credentials>,
+        trace: Trace,
+    ) -> Option<Self> {
         let DestinationTarget::Http {
             authority,
             ingest_path,
@@ -59,6 +74,7 @@ impl HeadWriter {
             push_path: push_path.clone(),
             own,
             credentials,
+            trace,
         })
     }
 
@@ -92,6 +108,7 @@ impl HeadWriter {
         out.extend_from_slice(aim.authority.as_bytes());
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(self.own.as_bytes());
+        self.trace.write(out, push.trace_id, fastrand::u64(1..));
         if aim.trusted {
             out.extend_from_slice(self.credentials.lines().text.as_bytes());
             out.extend_from_slice(&push.fields);
@@ -112,6 +129,43 @@ impl HeadWriter {
         out.extend_from_slice(b"Content-Length: ");
         write_number(out, push.bytes);
         out.extend_from_slice(b"\r\n\r\n");
+    }
+}
+
+impl Trace {
+    /// Writes the header lines of one attempt, `span`, for a push (WIRE.md 4.3; W3C Trace Context level 1, section 3.2).
+    fn write(self, out: &mut Vec<u8>, trace_id: u128, span: u64) {
+        if self == Self::default() {
+            return;
+        }
+        // One in ten, as Alloy's sampler by default; told alike at every destination and attempt.
+        let is_sampled = (trace_id as u64).is_multiple_of(10);
+        let (mut trace_hex, mut span_hex) = ([0; 32], [0; 16]);
+        write_hex(&mut trace_hex, &trace_id.to_be_bytes());
+        write_hex(&mut span_hex, &span.to_be_bytes());
+        if self.jaeger {
+            out.extend_from_slice(b"uber-trace-id: ");
+            out.extend_from_slice(&trace_hex);
+            out.push(b':');
+            out.extend_from_slice(&span_hex);
+            out.extend_from_slice(if is_sampled { b":0:1\r\n" } else { b":0:0\r\n" });
+        }
+        if self.w3c {
+            out.extend_from_slice(b"traceparent: 00-");
+            out.extend_from_slice(&trace_hex);
+            out.push(b'-');
+            out.extend_from_slice(&span_hex);
+            out.extend_from_slice(if is_sampled { b"-01\r\n" } else { b"-00\r\n" });
+        }
+    }
+}
+
+/// In lower-case hexadecimal; `out` has twice as many bytes as `bytes`.
+fn write_hex(out: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
     }
 }
 
@@ -154,7 +208,8 @@ mod tests {
         };
         let plan = DestinationPlan::parse(to, &defaults).unwrap();
         let lines = SecretFiles::read(&plan).unwrap().lines(&plan);
-        let writer = HeadWriter::new(&plan, "id", Arc::new(Credentials::fixed(lines))).unwrap();
+        let writer =
+            HeadWriter::new(&plan, "id", Arc::new(Credentials::fixed(lines)), Trace::default()).unwrap();
         let mut push = push(5, AckMode::Detached, 1);
         push.route = route;
         push.query = Bytes::from_static(if route == Route::Ingest { b"name=a" } else { b"" });
@@ -174,6 +229,27 @@ mod tests {
             write_number(&mut out, number);
             assert_eq!(String::from_utf8(out).unwrap(), format!("x{number}"));
         }
+    }
+
+    #[test]
+    fn trace_headers_name_the_push_and_the_attempt() {
+        let written = |jaeger, w3c, trace_id| {
+            let mut out = Vec::new();
+            Trace { jaeger, w3c }.write(&mut out, trace_id, 0xab);
+            String::from_utf8(out).unwrap()
+        };
+        let (trace, span) = ("0000000000000000000000000000000f", "00000000000000ab");
+        let jaeger = format!("uber-trace-id: {trace}:{span}:0:0\r\n");
+        let w3c = format!("traceparent: 00-{trace}-{span}-00\r\n");
+        assert_eq!(written(true, true, 15), format!("{jaeger}{w3c}"));
+        assert_eq!(written(true, false, 15), jaeger);
+        assert_eq!(written(false, true, 15), w3c);
+        assert_eq!(written(false, false, 15), "");
+        let sampled = written(true, true, 20);
+        assert!(
+            sampled.contains(":0:1\r\n") && sampled.ends_with("-01\r\n"),
+            "{sampled}"
+        );
     }
 
     #[test]

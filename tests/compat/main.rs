@@ -28,3 +28,4 @@ mod retries;
 mod routing;
 mod secrets;
 mod server;
+mod trace;

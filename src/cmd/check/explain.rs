@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use crate::cmd::show;
 use crate::config::units::show_size;
-use crate::config::{AckPolicy, AuthPlan, DestinationPlan, DestinationTarget, LabelMode, Overflow, Plan};
+use crate::config::{
+    AckPolicy, AuthPlan, DestinationPlan, DestinationTarget, LabelMode, Overflow, Plan, TraceHeaders,
+};
 use crate::http::HeadLimits;
 use crate::inbound::ROOM_WAIT;
 use crate::outbound::health::{DOWN_AFTER, PROBE_WAIT_MAX};
@@ -244,7 +246,15 @@ fn profiles(plan: &Plan) -> Section {
         [] => "none".into(),
         names => names.join(", "),
     };
-    section.line("headers passed on", passed)
+    let traced = match plan.trace_headers {
+        TraceHeaders::All => "uber-trace-id and traceparent",
+        TraceHeaders::Jaeger => "uber-trace-id",
+        TraceHeaders::W3c => "traceparent",
+        TraceHeaders::Off => "none",
+    };
+    section
+        .line("headers passed on", passed)
+        .line("trace headers", traced)
 }
 
 fn limits(plan: &Plan) -> Section {
@@ -394,6 +404,7 @@ mod tests {
             (&["--ack", "first"], "first destination has accepted"),
             (&["--admin", "off"], "no metrics"),
             (&["--listen", "127.0.0.1:0"], "127.0.0.1 (a free port)"),
+            (&["--trace-headers", "w3c"], "  traceparent\n"),
             (&["--labels", "verbatim"], "byte for byte"),
             (&["--external-label", "a=b,c="], "a=b, c removed"),
             (&["--pass-header", "X-Scope-OrgID"], "x-scope-orgid"),
