@@ -369,6 +369,12 @@ fn prepare_http(plan: &Plan, gates: &[&'static Gate], resolver: &Resolver) -> an
         let Some(head) = HeadWriter::new(one, &instance, credentials, trace) else {
             continue;
         };
+        let proxies = one.proxy.rules(|name| std::env::var(name).ok());
+        let proxies = proxies.map_err(|problem| anyhow::anyhow!("--to {}: {problem}", one.name))?;
+        let via = proxies.via(false, host, *port).cloned();
+        let (host, port) = via
+            .as_ref()
+            .map_or((host, port), |proxy| (&proxy.host, &proxy.port));
         let addresses = match dns::fixed_addresses(host, *port) {
             Some(fixed) => Arc::new(fixed),
             None => {
@@ -388,6 +394,8 @@ fn prepare_http(plan: &Plan, gates: &[&'static Gate], resolver: &Resolver) -> an
             gate,
             plan: one.clone(),
             answers_wait,
+            proxies,
+            via,
             addresses,
             resolver,
             head,

@@ -335,7 +335,8 @@ pub static ROWS: [Row; 42] = [
         Kind::Gauge,
         "",
         &["destination"],
-        "1 while its latest final answer is 401 or 403: its credentials want mending.",
+        "1 while its latest final answer is 401, 403, or 407 of its proxy: the credentials want \
+         mending.",
         Read::Each(|gate, _| Some(gate.status.is_auth_failing().into())),
     ),
     row(

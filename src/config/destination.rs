@@ -1,8 +1,9 @@
 //! One `--to`: `[NAME=]URL[,key=value...]`, read into a [`DestinationPlan`].
 //!
-//! How requests are authorized is read in [`auth`].
+//! How requests are authorized is read in [`auth`], through which proxy they go in [`proxy`].
 
 pub mod auth;
+pub mod proxy;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use serde::{Serialize, Serializer};
 use url::Url;
 
 use self::auth::{AUTH_OPTIONS, AuthOptions, AuthPlan, is_field_text};
+use self::proxy::{PROXY_CONNECT_HEADER, PROXY_OPTIONS, ProxyOptions, ProxyPlan};
 use super::units::{parse_duration, parse_size};
 
 /// Header names that we set ourselves or that belong to one hop: `header.NAME` and `--pass-header` refuse them.
@@ -43,7 +45,7 @@ const FILE_OPTIONS: [&str; 5] = [
 ];
 
 /// Options whose value is no secret, so that a message may repeat it.
-const SHOWN_OPTIONS: [&str; 12] = [
+const SHOWN_OPTIONS: [&str; 14] = [
     "queue-limit",
     "max-age",
     "inflight",
@@ -56,6 +58,8 @@ const SHOWN_OPTIONS: [&str; 12] = [
     "basic-auth.password-file",
     "bearer-token-file",
     "authorization.credentials-file",
+    "no-proxy",
+    "proxy-from-environment",
 ];
 
 /// A value that no log line, page, metric or answer ever shows.
@@ -123,6 +127,8 @@ pub struct DestinationPlan {
     pub header_files: Vec<(String, PathBuf)>,
     /// How requests are authorized.
     pub auth: AuthPlan,
+    /// Through which proxy they go.
+    pub proxy: ProxyPlan,
     /// Most bytes waiting and in flight.
     pub queue_limit: u64,
     /// Age above which a parcel is dropped.
@@ -182,6 +188,7 @@ impl DestinationPlan {
             headers: Vec::new(),
             header_files: Vec::new(),
             auth: AuthPlan::None,
+            proxy: ProxyPlan::None,
             queue_limit: defaults.queue_limit,
             max_age: defaults.max_age,
             inflight: defaults.inflight,
@@ -196,6 +203,7 @@ impl DestinationPlan {
             url_user: credentials,
             ..AuthOptions::default()
         };
+        let mut proxy = ProxyOptions::default();
         let mut seen: Vec<&str> = Vec::new();
         for piece in pieces {
             let (key, value) = piece.split_once('=').unwrap_or((piece, ""));
@@ -221,12 +229,13 @@ impl DestinationPlan {
                 ));
             }
             seen.push(key);
-            if !auth.set(key, value)? {
+            if !auth.set(key, value)? && !proxy.set(key, value)? {
                 plan.set(key, value)?;
             }
         }
         auth.has_own_header = plan.sets_header("authorization");
         plan.auth = auth.plan()?;
+        plan.proxy = proxy.plan()?;
         let limits = DestinationDefaults {
             queue_limit: plan.queue_limit,
             max_age: plan.max_age,
@@ -290,12 +299,11 @@ impl DestinationPlan {
             "retry-on-http-429" => self.retry_on_http_429 = truth()?,
             "follow-redirects" => self.follow_redirects = truth()?,
             _ => {
-                let known: Vec<&str> = (SHOWN_OPTIONS.iter().filter(|key| !AUTH_OPTIONS.contains(key)))
-                    .chain(&AUTH_OPTIONS)
-                    .copied()
-                    .collect();
+                let special = [&AUTH_OPTIONS[..], &PROXY_OPTIONS].concat();
+                let mut known: Vec<&str> = SHOWN_OPTIONS.to_vec();
+                known.extend(special.iter().filter(|key| !SHOWN_OPTIONS.contains(key)));
                 return Err(format!(
-                    "unknown option '{key}'; known: {}, header.NAME, header-file.NAME",
+                    "unknown option '{key}'; known: {}, header.NAME, header-file.NAME, proxy-connect-header.NAME",
                     known.join(", ")
                 ));
             }
@@ -357,6 +365,8 @@ impl DestinationDefaults {
 pub fn is_known(key: &str) -> bool {
     SHOWN_OPTIONS.contains(&key)
         || AUTH_OPTIONS.contains(&key)
+        || PROXY_OPTIONS.contains(&key)
+        || key.starts_with(PROXY_CONNECT_HEADER)
         || key.starts_with("header.")
         || key.starts_with("header-file.")
 }

@@ -93,7 +93,8 @@ pub struct Flags {
     /// and options behind: `eu=http://pyroscope:4040,max-age=30m,header.X-Scope-OrgID=team`. Options: queue-limit,
     /// max-age, inflight, remote-timeout, min-backoff, max-backoff, max-retries, retry-on-http-429, follow-redirects,
     /// header.NAME, header-file.NAME, basic-auth.username, basic-auth.password, basic-auth.password-file, bearer-token,
-    /// bearer-token-file, authorization.type, authorization.credentials, authorization.credentials-file. In the environment: one per line. With none given, profiles are archived in ./profiles.
+    /// bearer-token-file, authorization.type, authorization.credentials, authorization.credentials-file,
+    /// proxy-url, no-proxy, proxy-from-environment, proxy-connect-header.NAME. In the environment: one per line. With none given, profiles are archived in ./profiles.
     #[arg(long = "to", env = "PYROTEE_TO", value_name = "[NAME=]URL[,KEY=VALUE...]")]
     pub to: Vec<String>,
 

@@ -12,6 +12,7 @@ pub mod plan;
 pub mod units;
 
 pub use destination::auth::{AuthPlan, SecretSource};
+pub use destination::proxy::{Proxy, ProxyPlan, ProxyRules};
 pub use destination::{DestinationPlan, DestinationTarget, Secret};
 pub use flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, TraceHeaders};
 pub use plan::{Host, Plan, PlanError, PlanErrors};

@@ -85,7 +85,7 @@ impl Status {
         self.up.load(Ordering::Relaxed)
     }
 
-    /// Whether its latest answer was 401 or 403.
+    /// Whether its latest answer was 401, 403 or 407.
     pub fn is_auth_failing(&self) -> bool {
         self.auth_failing.load(Ordering::Relaxed)
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::credentials::Credentials;
-use crate::config::{DestinationPlan, DestinationTarget};
+use crate::config::{DestinationPlan, DestinationTarget, Proxy};
 use crate::fanout::Push;
 use crate::profile::route::Route;
 
@@ -42,6 +42,8 @@ pub struct Aim<'a> {
     pub path: &'a str,
     /// Whether credentials go there: not to another host than the operator named.
     pub trusted: bool,
+    /// The proxy that passes the request on (RFC 9112 section 3.2.2). `None` where it goes to the server itself.
+    pub via: Option<&'a Proxy>,
 }
 
 impl HeadWriter {
@@ -93,12 +95,17 @@ impl HeadWriter {
             authority: &self.authority,
             path,
             trusted: true,
+            via: None,
         }
     }
 
     /// Writes the head of one attempt that has `timeout_ms` left.
     pub fn write(&self, out: &mut Vec<u8>, push: &Push, aim: Aim<'_>, timeout_ms: u64) {
         out.extend_from_slice(b"POST ");
+        if aim.via.is_some() {
+            out.extend_from_slice(b"http://");
+            out.extend_from_slice(aim.authority.as_bytes());
+        }
         out.extend_from_slice(aim.path.as_bytes());
         if !push.query.is_empty() && !aim.path.contains('?') {
             out.push(b'?');
@@ -107,6 +114,11 @@ impl HeadWriter {
         out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
         out.extend_from_slice(aim.authority.as_bytes());
         out.extend_from_slice(b"\r\n");
+        if let Some(credentials) = aim.via.and_then(|proxy| proxy.credentials.as_ref()) {
+            out.extend_from_slice(b"Proxy-Authorization: Basic ");
+            out.extend_from_slice(credentials.reveal().as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
         out.extend_from_slice(self.own.as_bytes());
         self.trace.write(out, push.trace_id, fastrand::u64(1..));
         if aim.trusted {
@@ -278,6 +290,7 @@ mod tests {
             authority: "evil",
             path: "/x?name=b",
             trusted: false,
+            via: None,
         };
         let head = head("http://u:p@h:1,header.X-Scope-OrgID=t", Route::Ingest, Some(aim));
         assert!(

@@ -21,6 +21,7 @@ mod ingest;
 mod json;
 mod metrics;
 mod names;
+mod proxy;
 mod push;
 mod query;
 mod results;

@@ -7,9 +7,11 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::cmd::show;
+use crate::config::destination::proxy::NoProxy;
 use crate::config::units::show_size;
 use crate::config::{
-    AckPolicy, AuthPlan, DestinationPlan, DestinationTarget, LabelMode, Overflow, Plan, TraceHeaders,
+    AckPolicy, AuthPlan, DestinationPlan, DestinationTarget, LabelMode, Overflow, Plan, ProxyPlan,
+    TraceHeaders,
 };
 use crate::http::HeadLimits;
 use crate::inbound::ROOM_WAIT;
@@ -135,6 +137,9 @@ fn destination(one: &DestinationPlan, plan: &Plan) -> Section {
             format!("{} (values are not shown)", names.join(", ")),
         );
     }
+    if let Some(says) = proxies(&one.proxy) {
+        section = section.line("proxy", says);
+    }
     let files = one.secret_files();
     if !files.is_empty() {
         let files: Vec<String> = files.iter().map(|(_, path)| path.display().to_string()).collect();
@@ -160,6 +165,24 @@ fn destination(one: &DestinationPlan, plan: &Plan) -> Section {
     section
         .line("tries again", retries(one))
         .line("when away", away(one, plan))
+}
+
+fn proxies(plan: &ProxyPlan) -> Option<String> {
+    match plan {
+        ProxyPlan::None => None,
+        ProxyPlan::FromEnvironment { .. } => {
+            Some("what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say at start".into())
+        }
+        ProxyPlan::Rules(rules) => {
+            let proxy = rules.http.as_ref().or(rules.https.as_ref())?;
+            let but = match &rules.no_proxy {
+                NoProxy::Nobody => "",
+                NoProxy::These(_) => ", but for this machine and those of no-proxy",
+                NoProxy::Everybody => ", but for everybody (no-proxy)",
+            };
+            Some(format!("host {}, port {}{but}", proxy.host, proxy.port))
+        }
+    }
 }
 
 fn retries(one: &DestinationPlan) -> String {
@@ -395,6 +418,14 @@ mod tests {
                 ],
                 "/run/key, /run/token; read at start",
             ),
+            (
+                &[
+                    "--to",
+                    "http://h,proxy-url=http://u:hunter2@squid:3128,no-proxy=a b",
+                ],
+                "host squid, port 3128, but for this machine",
+            ),
+            (&["--to", "http://h,proxy-from-environment=true"], "NO_PROXY"),
             (&["--to", http], "until the profile is 30m old"),
             (&["--to", http], "256 MiB (about 16,384 of 16 KiB) and 30m"),
             (&["--to", http, "--max-retries", "1"], "never: one attempt"),
