@@ -3,7 +3,7 @@
 //! ```text
 //!  control plane (this thread, tokio)            data plane (one thread per core)
 //!   bind, start cores ──────────────────────────▶ inbound and / or destinations
-//!   DNS, admin port, signals
+//!   DNS, secrets, admin port, signals
 //!   SIGTERM ─ Draining ─────────────────────────▶ stop accepting, finish requests
 //!           ─ wait: listeners, then connections, then queues
 //!           ─ GivingUp (drain timeout) ─────────▶ what waits goes to the spool, or is dropped and counted as "shutdown"
@@ -24,15 +24,17 @@ use tokio::sync::{mpsc, watch};
 
 use self::spools::Spools;
 use crate::admin::Observed;
-use crate::config::{AckPolicy, DestinationTarget, Plan};
+use crate::config::{AckPolicy, DestinationPlan, DestinationTarget, Plan};
 use crate::fanout::{DestinationId, DropReason, Fanout, Gate};
 use crate::inbound::tally::Tally;
 use crate::inbound::{Connections, Inbound, InboundSetup};
 use crate::outbound::addresses::{Addresses, Lookup, Resolver};
 use crate::outbound::archive::{self, ArchiveControl, ArchiveSetup};
+use crate::outbound::credentials::Credentials;
 use crate::outbound::destination::{Destination, DestinationSetup};
 use crate::outbound::dns;
-use crate::outbound::head::HeadWriter;
+use crate::outbound::head::{HeadWriter, Trace};
+use crate::outbound::secrets::{Keeper, SecretFiles};
 use crate::profile::labels::LabelRules;
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::engine::Verdict;
@@ -70,6 +72,7 @@ pub struct Gateway {
     archives: Vec<Archive>,
     spools: Spools,
     http: Vec<HttpDestination>,
+    keepers: Vec<Keeper>,
     lookups: Option<mpsc::UnboundedReceiver<Lookup>>,
 }
 
@@ -111,10 +114,14 @@ impl Gateway {
                 .with_pinned_bytes_max(pinned_bytes_max(&plan, one.queue_limit));
             gates.push(spools.start(gate, one, &plan, &memory)?);
         }
-        let archives = start_archives(&plan, &gates)?;
         let (phase, phase_receiver) = watch::channel(Phase::Serving);
         let (resolver, lookups) = Resolver::new();
-        let (mut destinations, http) = destinations(&plan, &gates, &resolver);
+        let Prepared {
+            mut destinations,
+            http,
+            keepers,
+        } = prepare_http(&plan, &gates, &resolver)?;
+        let archives = start_archives(&plan, &gates)?;
         let connections = Arc::new(Connections::new(plan.conn_limit, plan.inbound_cores()));
         let tallies: Vec<Arc<Tally>> = (0..plan.inbound_cores()).map(|_| Arc::default()).collect();
         let rules = LabelRules::new(plan.external_labels.clone()).context("--external-label")?;
@@ -175,6 +182,7 @@ impl Gateway {
             archives,
             spools,
             http,
+            keepers,
             lookups,
         })
     }
@@ -193,8 +201,8 @@ impl Gateway {
         })
     }
 
-    /// Starts keeping the destinations' names resolved. Must be called on a tokio `LocalSet`.
-    pub fn spawn_dns(&mut self) {
+    /// Starts keeping the destinations' names resolved and their secrets up to date. Must be called on a tokio `LocalSet`.
+    pub fn spawn_keepers(&mut self) {
         for one in self.http.drain(..) {
             let refresh = self.plan.dns_refresh;
             tokio::task::spawn_local(dns::keep_resolved(
@@ -204,6 +212,9 @@ impl Gateway {
                 one.addresses,
                 refresh,
             ));
+        }
+        for keeper in self.keepers.drain(..) {
+            tokio::task::spawn_local(keeper.run());
         }
         if let Some(lookups) = self.lookups.take() {
             tokio::task::spawn_local(dns::answer_lookups(lookups));
@@ -342,25 +353,44 @@ fn start_archives(plan: &Plan, gates: &[&'static Gate]) -> anyhow::Result<Vec<Ar
     Ok(archives)
 }
 
-/// What each destination's owner core needs, and whose names are to be resolved.
-fn destinations(
-    plan: &Plan,
-    gates: &[&'static Gate],
-    resolver: &Resolver,
-) -> (Vec<(usize, DestinationSetup)>, Vec<HttpDestination>) {
+/// What the cores and the control plane need to serve the destinations that are servers.
+#[derive(Default)]
+struct Prepared {
+    /// By owner core.
+    destinations: Vec<(usize, DestinationSetup)>,
+    /// Whose names are to be resolved.
+    http: Vec<HttpDestination>,
+    /// Whose secrets are to be kept up to date.
+    keepers: Vec<Keeper>,
+}
+
+/// Prepares the destinations that are servers. Reads their secret files.
+fn prepare_http(plan: &Plan, gates: &[&'static Gate], resolver: &Resolver) -> anyhow::Result<Prepared> {
     let instance = uuid::Uuid::new_v4().to_string();
-    let (mut setups, mut names) = (Vec::new(), Vec::new());
+    let mut prepared = Prepared::default();
     for ((index, one), gate) in plan.destinations.iter().enumerate().zip(gates) {
-        let (DestinationTarget::Http { host, port, .. }, Some(head)) =
-            (&one.target, HeadWriter::new(one, &instance))
-        else {
+        let DestinationTarget::Http { host, port, .. } = &one.target else {
             continue;
         };
+        let credentials = prepare_secrets(one, gate, &mut prepared.keepers)?;
+        let trace = Trace {
+            jaeger: plan.sends_trace_header(one, "uber-trace-id"),
+            w3c: plan.sends_trace_header(one, "traceparent"),
+        };
+        let Some(head) = HeadWriter::new(one, &instance, credentials, trace) else {
+            continue;
+        };
+        let proxies = one.proxy.rules(|name| std::env::var(name).ok());
+        let proxies = proxies.map_err(|problem| anyhow::anyhow!("--to {}: {problem}", one.name))?;
+        let via = proxies.via(false, host, *port).cloned();
+        let (host, port) = via
+            .as_ref()
+            .map_or((host, port), |proxy| (&proxy.host, &proxy.port));
         let addresses = match dns::fixed_addresses(host, *port) {
             Some(fixed) => Arc::new(fixed),
             None => {
                 let addresses = Arc::new(Addresses::default());
-                names.push(HttpDestination {
+                prepared.http.push(HttpDestination {
                     gate,
                     host: host.clone(),
                     port: *port,
@@ -375,13 +405,39 @@ fn destinations(
             gate,
             plan: one.clone(),
             answers_wait,
+            proxies,
+            via,
             addresses,
             resolver,
             head,
         };
-        setups.push((plan.writer_core(index), setup));
+        prepared.destinations.push((plan.writer_core(index), setup));
     }
-    (setups, names)
+    Ok(prepared)
+}
+
+/// The header lines that say who we are to `one`, and whoever keeps them up to date where they can change.
+fn prepare_secrets(
+    one: &DestinationPlan,
+    gate: &'static Gate,
+    keepers: &mut Vec<Keeper>,
+) -> anyhow::Result<Arc<Credentials>> {
+    let files =
+        SecretFiles::read(one).with_context(|| format!("--to {}: a secret cannot be had", one.name))?;
+    let lines = files.lines(one);
+    if files.is_empty() {
+        return Ok(Arc::new(Credentials::fixed(lines)));
+    }
+    let (credentials, wishes) = Credentials::kept(lines);
+    let credentials = Arc::new(credentials);
+    keepers.push(Keeper {
+        gate,
+        plan: one.clone(),
+        files,
+        credentials: credentials.clone(),
+        wishes,
+    });
+    Ok(credentials)
 }
 
 /// The life of one core.

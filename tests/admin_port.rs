@@ -772,7 +772,8 @@ fn the_effective_plan_is_shown_as_an_operator_writes_it() {
     let gateway = Gateway::with_traffic();
     let config: serde_json::Value = serde_json::from_str(&gateway.get("/-/config").body).unwrap();
     assert_eq!(config["plan"]["destinations"][0]["max_age"], "1800s");
-    assert_eq!(config["plan"]["destinations"][0]["headers"][0][1], "<redacted>");
+    let auth = &config["plan"]["destinations"][0]["auth"];
+    assert_eq!(auth["scheme"]["credentials"]["value"], "<redacted>");
     assert_eq!(config["plan"]["engine"], "auto");
     assert_eq!(config["plan"]["log_level"], "info");
     assert_eq!(config["derived"]["engine"], "epoll");

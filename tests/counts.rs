@@ -276,7 +276,7 @@ fn gateway(engine: EngineChoice, pushes: usize, client: impl FnOnce(SocketAddr) 
         .expect("a runtime");
     tokio::task::LocalSet::new().block_on(&control, async {
         let mut gateway = Gateway::start(plan, verdict).expect("it starts");
-        gateway.spawn_dns();
+        gateway.spawn_keepers();
         let address = gateway.addresses[0];
         let client = tokio::task::spawn_blocking(move || client(address));
         tokio::time::timeout(DEADLINE, client)

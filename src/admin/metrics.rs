@@ -122,7 +122,7 @@ pub fn closed_connections(observed: &Observed) -> [(&'static str, u64); Closed::
 }
 
 /// Every metric, in the order of a scrape.
-pub static ROWS: [Row; 56] = [
+pub static ROWS: [Row; 57] = [
     row(
         "pyrotee_build_info",
         Kind::Info,
@@ -498,9 +498,17 @@ pub static ROWS: [Row; 56] = [
         Kind::Gauge,
         "",
         &["destination"],
-        "1 while its latest final answer is 401 or 403: the credentials in header.Authorization \
-         or the URL want mending.",
+        "1 while its latest final answer is 401, 403, or 407 of its proxy: the credentials want \
+         mending.",
         Read::Each(|gate, _| Some(gate.status.is_auth_failing().into())),
+    ),
+    row(
+        "pyrotee_destination_secrets_failing",
+        Kind::Gauge,
+        "",
+        &["destination"],
+        "1 while one of its secret files cannot be used; the secret read last stays in use.",
+        Read::Each(|gate, _| Some(gate.status.is_secrets_failing().into())),
     ),
     row(
         "pyrotee_destination_last_success_timestamp_seconds",

@@ -161,7 +161,7 @@ async fn play(args: &Args, verdict: Verdict) -> anyhow::Result<Option<Summary>> 
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let (sinks, mut gateway) = start(args, &verdict)?;
-    gateway.spawn_dns();
+    gateway.spawn_keepers();
     let admin = bind_admin(args.admin).await?;
     let mut view = View::new(args.plain, args.json);
     view.say(&view::opening(&verdict, admin.local_addr()?));

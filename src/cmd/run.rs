@@ -72,7 +72,7 @@ async fn serve(plan: Plan, verdict: engine::Verdict) -> anyhow::Result<ExitCode>
         None => None,
     };
     let mut gateway = Gateway::start(plan, verdict)?;
-    gateway.spawn_dns();
+    gateway.spawn_keepers();
     let (admin_stop, admin_stopped) = oneshot::channel::<()>();
     if let Some(listener) = admin {
         tracing::info!(address = %listener.local_addr()?, "admin port");

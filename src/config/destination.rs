@@ -1,4 +1,9 @@
 //! One `--to`: `[NAME=]URL[,key=value...]`, read into a [`DestinationPlan`].
+//!
+//! How requests are authorized is read in [`auth`], through which proxy they go in [`proxy`].
+
+pub mod auth;
+pub mod proxy;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,6 +13,8 @@ use base64::Engine as _;
 use serde::{Serialize, Serializer};
 use url::Url;
 
+use self::auth::{AUTH_OPTIONS, AuthOptions, AuthPlan, is_field_text};
+use self::proxy::{PROXY_CONNECT_HEADER, PROXY_OPTIONS, ProxyOptions, ProxyPlan};
 use super::units::{parse_duration, parse_size};
 
 /// Header names that we set ourselves or that belong to one hop: `header.NAME` and `--pass-header` refuse them.
@@ -35,6 +42,25 @@ const FILE_OPTIONS: [&str; 5] = [
     "min-backoff",
     "max-backoff",
     "max-retries",
+];
+
+/// Options whose value is no secret, so that a message may repeat it.
+const SHOWN_OPTIONS: [&str; 15] = [
+    "queue-limit",
+    "spool-limit",
+    "max-age",
+    "inflight",
+    "remote-timeout",
+    "min-backoff",
+    "max-backoff",
+    "max-retries",
+    "retry-on-http-429",
+    "follow-redirects",
+    "basic-auth.password-file",
+    "bearer-token-file",
+    "authorization.credentials-file",
+    "no-proxy",
+    "proxy-from-environment",
 ];
 
 /// A value that no log line, page, metric or answer ever shows.
@@ -98,6 +124,12 @@ pub struct DestinationPlan {
     pub target: DestinationTarget,
     /// Headers set on every request to it, in order given. Values are secrets.
     pub headers: Vec<(String, Secret)>,
+    /// Headers whose value is the trimmed content of a file, read again when it changes.
+    pub header_files: Vec<(String, PathBuf)>,
+    /// How requests are authorized.
+    pub auth: AuthPlan,
+    /// Through which proxy they go.
+    pub proxy: ProxyPlan,
     /// Most bytes waiting and in flight.
     pub queue_limit: u64,
     /// Most bytes on disk; `null` without a spool, and for folders, which are on disk already.
@@ -159,6 +191,9 @@ impl DestinationPlan {
             name,
             target,
             headers: Vec::new(),
+            header_files: Vec::new(),
+            auth: AuthPlan::None,
+            proxy: ProxyPlan::None,
             queue_limit: defaults.queue_limit,
             spool_limit: None,
             max_age: defaults.max_age,
@@ -173,11 +208,26 @@ impl DestinationPlan {
         if plan.is_http() {
             plan.spool_limit = defaults.spool_limit;
         }
+        let mut auth = AuthOptions {
+            url_user: credentials,
+            ..AuthOptions::default()
+        };
+        let mut proxy = ProxyOptions::default();
         let mut seen: Vec<&str> = Vec::new();
         for piece in pieces {
-            let (key, value) = piece
-                .split_once('=')
-                .ok_or_else(|| format!("option '{piece}' has no value; write key=value"))?;
+            let (key, value) = piece.split_once('=').unwrap_or((piece, ""));
+            // What looks like an option may be the rest of a secret with a comma in it, which no message may repeat.
+            let can_be_told = |key: &str| !seen.iter().any(|seen| !is_shown(seen)) || is_known(key);
+            if !piece.contains('=') || !can_be_told(key) {
+                let shown = if can_be_told(key) {
+                    format!("'{key}' ")
+                } else {
+                    String::new()
+                };
+                return Err(format!(
+                    "option {shown}has no value or is unknown; write key=value (a comma cannot be part of a value)"
+                ));
+            }
             if seen.contains(&key) {
                 return Err(format!("option '{key}' is given twice"));
             }
@@ -188,18 +238,13 @@ impl DestinationPlan {
                 ));
             }
             seen.push(key);
-            plan.set(key, value)?;
-        }
-        if let Some(credentials) = credentials {
-            if plan
-                .headers
-                .iter()
-                .any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
-            {
-                return Err("has both a user in the URL and header.Authorization; keep one of them".into());
+            if !auth.set(key, value)? && !proxy.set(key, value)? {
+                plan.set(key, value)?;
             }
-            plan.headers.push(("Authorization".into(), credentials));
         }
+        auth.has_own_header = plan.sets_header("authorization");
+        plan.auth = auth.plan()?;
+        plan.proxy = proxy.plan()?;
         let limits = DestinationDefaults {
             queue_limit: plan.queue_limit,
             spool_limit: plan.spool_limit,
@@ -221,12 +266,25 @@ impl DestinationPlan {
         matches!(self.target, DestinationTarget::Http { .. })
     }
 
+    /// Whether the operator sets a header of this name; `name` is lower case.
+    pub fn sets_header(&self, name: &str) -> bool {
+        let given = self.headers.iter().map(|(name, _)| name);
+        given
+            .chain(self.header_files.iter().map(|(name, _)| name))
+            .any(|given| given.eq_ignore_ascii_case(name))
+    }
+
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         if let Some(header) = key.strip_prefix("header.") {
             self.headers.push((
                 valid_header(header)?.to_owned(),
                 Secret::new(valid_header_value(header, value)?),
             ));
+            return Ok(());
+        }
+        if let Some(header) = key.strip_prefix("header-file.") {
+            let file = auth::file(key, value)?;
+            self.header_files.push((valid_header(header)?.to_owned(), file));
             return Ok(());
         }
         let number = || {
@@ -257,9 +315,12 @@ impl DestinationPlan {
             "retry-on-http-429" => self.retry_on_http_429 = truth()?,
             "follow-redirects" => self.follow_redirects = truth()?,
             _ => {
+                let special = [&AUTH_OPTIONS[..], &PROXY_OPTIONS].concat();
+                let mut known: Vec<&str> = SHOWN_OPTIONS.to_vec();
+                known.extend(special.iter().filter(|key| !SHOWN_OPTIONS.contains(key)));
                 return Err(format!(
-                    "unknown option '{key}'; known: queue-limit, spool-limit, max-age, inflight, remote-timeout, \
-                     min-backoff, max-backoff, max-retries, retry-on-http-429, follow-redirects, header.NAME"
+                    "unknown option '{key}'; known: {}, header.NAME, header-file.NAME, proxy-connect-header.NAME",
+                    known.join(", ")
                 ));
             }
         }
@@ -314,6 +375,21 @@ impl DestinationDefaults {
         }
         Ok(())
     }
+}
+
+/// Whether there is an option of this name.
+pub fn is_known(key: &str) -> bool {
+    SHOWN_OPTIONS.contains(&key)
+        || AUTH_OPTIONS.contains(&key)
+        || PROXY_OPTIONS.contains(&key)
+        || key.starts_with(PROXY_CONNECT_HEADER)
+        || key.starts_with("header.")
+        || key.starts_with("header-file.")
+}
+
+/// Whether the value of this option may be repeated in a message.
+pub fn is_shown(key: &str) -> bool {
+    SHOWN_OPTIONS.contains(&key) || key.starts_with("header-file.")
 }
 
 /// Splits `NAME=` off: only where what stands before the first `=` is no URL.
@@ -382,7 +458,7 @@ fn parse_target(text: &str) -> Result<(DestinationTarget, String, Option<Secret>
     Ok((target, authority, credentials(&url)?))
 }
 
-/// `user:password@` as a Basic `Authorization` value (WIRE.md 4.1).
+/// `user:password@` as the credentials of a Basic `Authorization` (WIRE.md 4.1).
 fn credentials(url: &Url) -> Result<Option<Secret>, String> {
     if url.username().is_empty() && url.password().is_none() {
         return Ok(None);
@@ -394,7 +470,7 @@ fn credentials(url: &Url) -> Result<Option<Secret>, String> {
     ]
     .join(&b':');
     let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
-    Ok(Some(Secret::new(format!("Basic {encoded}"))))
+    Ok(Some(Secret::new(encoded)))
 }
 
 fn percent_decode(text: &str) -> Option<Vec<u8>> {
@@ -447,10 +523,7 @@ pub fn valid_header(name: &str) -> Result<&str, String> {
 }
 
 fn valid_header_value(name: &str, value: &str) -> Result<String, String> {
-    if value
-        .bytes()
-        .any(|byte| byte < 0x20 && byte != b'\t' || byte == 0x7f)
-    {
+    if !is_field_text(value) {
         return Err(format!("the value of header {name} has a control character"));
     }
     Ok(value.trim().to_owned())
@@ -538,12 +611,27 @@ mod tests {
         assert_eq!(plan.inflight, 3);
         assert_eq!(plan.headers[0], ("X-Scope-OrgID".into(), Secret::new("team")));
         assert_eq!(
-            plan.headers[1],
-            ("Authorization".into(), Secret::new("Basic dXNlcjpwQHNz"))
+            plan.auth,
+            AuthPlan::Scheme {
+                scheme: "Basic".into(),
+                credentials: auth::SecretSource::Value(Secret::new("dXNlcjpwQHNz")),
+            }
         );
         assert!(!format!("{plan:?}").contains("dXNl"), "a secret is never printed");
         assert_eq!(parse("http://h:1").unwrap().name, "h:1");
         assert_eq!(parse("file:./p").unwrap().name, "archive");
+    }
+
+    #[test]
+    fn the_rest_of_a_secret_with_a_comma_is_not_repeated() {
+        for secret in [
+            "bearer-token=a,s3cret",
+            "bearer-token=a,s3cret=",
+            "header.X=a,s3cret=b",
+        ] {
+            let error = parse(&format!("http://x,{secret}")).unwrap_err();
+            assert!(error.contains("comma") && !error.contains("s3cret"), "{error}");
+        }
     }
 
     #[test]
@@ -566,6 +654,11 @@ mod tests {
             ("http://x,header.Host=y", "Host"),
             ("http://x,min-backoff=10s,max-backoff=1s", "longer"),
             ("http://u@x,header.Authorization=Bearer 1", "both"),
+            ("http://u@x,header-file.authorization=/f", "both"),
+            ("http://x,bearer-token=t,basic-auth.username=u", "both"),
+            ("http://x,header-file.Host=/f", "Host"),
+            ("http://x,header-file.X-Key=", "path"),
+            ("file:x,bearer-token=t", "http:// destinations"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");

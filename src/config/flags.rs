@@ -69,6 +69,20 @@ pub enum LabelMode {
     Verbatim,
 }
 
+/// Which trace headers destinations get (WIRE.md 4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TraceHeaders {
+    /// Both.
+    All,
+    /// `uber-trace-id`: Alloy's `jaeger_propagator`.
+    Jaeger,
+    /// `traceparent`: Alloy's `trace_context_propagator`.
+    W3c,
+    /// None.
+    Off,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -104,7 +118,9 @@ pub struct Flags {
     /// Where profiles go; repeat for several. `http://HOST[:PORT][/PATH]` or `file:DIR`, with an optional name in front
     /// and options behind: `eu=http://pyroscope:4040,max-age=30m,header.X-Scope-OrgID=team`. Options: queue-limit,
     /// max-age, inflight, remote-timeout, min-backoff, max-backoff, max-retries, retry-on-http-429, follow-redirects,
-    /// header.NAME. In the environment: one per line. With none given, profiles are archived in ./profiles.
+    /// header.NAME, header-file.NAME, basic-auth.username, basic-auth.password, basic-auth.password-file, bearer-token,
+    /// bearer-token-file, authorization.type, authorization.credentials, authorization.credentials-file,
+    /// proxy-url, no-proxy, proxy-from-environment, proxy-connect-header.NAME. In the environment: one per line. With none given, profiles are archived in ./profiles.
     #[arg(long = "to", env = "PYROTEE_TO", value_name = "[NAME=]URL[,KEY=VALUE...]")]
     pub to: Vec<String>,
 
@@ -256,6 +272,10 @@ pub struct Flags {
     /// Client header that is passed on to every destination, such as X-Scope-OrgID. Repeatable.
     #[arg(long, env = "PYROTEE_PASS_HEADER", value_name = "NAME", value_delimiter = ',')]
     pub pass_header: Vec<String>,
+
+    /// Trace headers that every request to a destination gets, with an id of its own.
+    #[arg(long, env = "PYROTEE_TRACE_HEADERS", default_value = "all")]
+    pub trace_headers: TraceHeaders,
 
     /// How log lines look.
     #[arg(long, env = "PYROTEE_LOG", default_value = "text")]

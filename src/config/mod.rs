@@ -11,6 +11,8 @@ pub mod flags;
 pub mod plan;
 pub mod units;
 
+pub use destination::auth::{AuthPlan, SecretSource};
+pub use destination::proxy::{Proxy, ProxyPlan, ProxyRules};
 pub use destination::{DestinationPlan, DestinationTarget, Secret};
-pub use flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, SpoolOrphans, SpoolSync};
+pub use flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, SpoolOrphans, SpoolSync, TraceHeaders};
 pub use plan::{Host, Plan, PlanError, PlanErrors, SpoolPlan};

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::destination::{DestinationDefaults, DestinationPlan, valid_header};
-use super::flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, SpoolOrphans, SpoolSync};
+use super::destination::{DestinationDefaults, DestinationPlan, is_known, is_shown, valid_header};
+use super::flags::{
+    AckPolicy, Flags, LabelMode, LogFormat, Overflow, SpoolOrphans, SpoolSync, TraceHeaders,
+};
 use super::units::show_size;
 use crate::runtime::engine::EngineChoice;
 
@@ -78,6 +80,8 @@ pub struct Plan {
     pub drain_timeout: Duration,
     /// Client headers passed on, lower case.
     pub pass_headers: Vec<String>,
+    /// Which trace headers destinations get.
+    pub trace_headers: TraceHeaders,
     /// How log lines look.
     pub log: LogFormat,
     /// What is logged.
@@ -180,6 +184,7 @@ impl Plan {
             },
             engine: flags.engine,
             drain_timeout: flags.drain_timeout,
+            trace_headers: flags.trace_headers,
             log: flags.log,
             log_level: flags.log_level,
         };
@@ -209,6 +214,18 @@ impl Plan {
     /// How many cores take connections: the first ones.
     pub fn inbound_cores(&self) -> usize {
         self.cores - self.writers
+    }
+
+    /// Whether destination `one` gets our header `name` (lower case), one of those of `--trace-headers`: not where the
+    /// operator sets it himself or passes that of clients on, for a request has one of each.
+    pub fn sends_trace_header(&self, one: &DestinationPlan, name: &str) -> bool {
+        let wanted = match self.trace_headers {
+            TraceHeaders::All => true,
+            TraceHeaders::Jaeger => name == "uber-trace-id",
+            TraceHeaders::W3c => name == "traceparent",
+            TraceHeaders::Off => false,
+        };
+        wanted && !one.sets_header(name) && !self.pass_headers.iter().any(|passed| passed == name)
     }
 
     /// Every bound on one line each, for the start of the log and `pyrotee check`.
@@ -287,7 +304,7 @@ fn destinations(flags: &Flags, queue_limit: u64, errors: &mut Errors) -> Vec<Des
     plans
 }
 
-/// A `--to` value with user, password and header values hidden.
+/// A `--to` value with user and password hidden, and every value of an option that may be secret.
 pub fn masked(text: &str) -> String {
     let mut out = text.to_owned();
     if let (Some(scheme), Some(at)) = (out.find("://"), out.rfind('@'))
@@ -295,10 +312,13 @@ pub fn masked(text: &str) -> String {
     {
         out.replace_range(scheme + 3..at, "***");
     }
-    match out.find(",header.") {
-        Some(from) => format!("{},header.***", &out[..from]),
-        None => out,
-    }
+    let mut pieces = out.split(',');
+    let url = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(url, |shown, piece| match piece.split_once('=') {
+        Some((key, _)) if is_shown(key) => format!("{shown},{piece}"),
+        Some((key, _)) if is_known(key) => format!("{shown},{key}=***"),
+        _ => format!("{shown},***"),
+    })
 }
 
 fn check_spool(flags: &Flags, body_limit: u64, destinations: &[DestinationPlan], errors: &mut Errors) {
@@ -619,5 +639,21 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(!error.contains("hunter2") && !error.contains("s3cret"), "{error}");
+        for (text, shown) in [
+            (
+                "a=http://h,inflight=3,bearer-token=x",
+                "a=http://h,inflight=3,bearer-token=***",
+            ),
+            (
+                "http://u:p,q@h,basic-auth.password=a,b=c",
+                "http://***@h,basic-auth.password=***,***",
+            ),
+            (
+                "http://h,header-file.X-Key=/f,header.X=y",
+                "http://h,header-file.X-Key=/f,header.X=***",
+            ),
+        ] {
+            assert_eq!(masked(text), shown);
+        }
     }
 }

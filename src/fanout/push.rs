@@ -35,6 +35,8 @@ pub struct Push {
     pub accepted: Mono,
     /// The same on the wall clock, in milliseconds since the unix epoch.
     pub accepted_unix_ms: u64,
+    /// What `--trace-headers` calls it at every destination and attempt; never 0.
+    pub trace_id: u128,
     /// When the client stops waiting for its answer (Connect-Timeout-Ms); [`Mono::NEVER`] without one.
     pub client_deadline: Mono,
     /// The memory that the body's segments hold on to, in bytes: what their buffers were charged with.
@@ -138,6 +140,7 @@ impl Push {
             profiles: parts.profiles,
             accepted: parts.accepted,
             accepted_unix_ms: parts.accepted_unix_ms,
+            trace_id: fastrand::u128(1..),
             client_deadline: parts.client_deadline,
             pinned_bytes: parts.pinned_bytes + parts.charge.as_ref().map_or(0, Charge::bytes),
             _charge: parts.charge,

@@ -19,6 +19,7 @@ const LATENCY_BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 pub struct Status {
     up: AtomicBool,
     auth_failing: AtomicBool,
+    secrets_failing: AtomicBool,
     connections: AtomicU64,
     attempts: AtomicU64,
     retries: AtomicU64,
@@ -81,6 +82,7 @@ impl Default for Status {
         Self {
             up: AtomicBool::new(true),
             auth_failing: AtomicBool::new(false),
+            secrets_failing: AtomicBool::new(false),
             connections: AtomicU64::new(0),
             attempts: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -113,7 +115,7 @@ impl Status {
         self.up.load(Ordering::Relaxed)
     }
 
-    /// Whether its latest answer was 401 or 403.
+    /// Whether its latest answer was 401, 403 or 407.
     pub fn is_auth_failing(&self) -> bool {
         self.auth_failing.load(Ordering::Relaxed)
     }
@@ -121,6 +123,16 @@ impl Status {
     /// Notes a refused credential.
     pub fn set_auth_failing(&self) {
         self.auth_failing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one of its secrets cannot be had anew.
+    pub fn is_secrets_failing(&self) -> bool {
+        self.secrets_failing.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether one of its secrets cannot be had anew. Written by the control plane.
+    pub fn set_secrets_failing(&self, failing: bool) {
+        self.secrets_failing.store(failing, Ordering::Relaxed);
     }
 
     /// Notes a delivery.

@@ -108,7 +108,7 @@ pub fn classify(asked: Asked<'_>, reply: &Reply, leniency: Leniency) -> Decision
 }
 
 fn refusal(status: u16) -> DropReason {
-    if matches!(status, 401 | 403) {
+    if matches!(status, 401 | 403 | 407) {
         DropReason::Unauthorized
     } else {
         DropReason::Rejected
@@ -188,7 +188,7 @@ mod tests {
             (&[200u16, 201, 202, 204, 299][..], "delivered"),
             (&[408, 429, 500, 502, 503, 504, 599], "retry"),
             (&[400, 404, 405, 409, 413, 415, 422, 499, 501], "rejected"),
-            (&[401, 403], "unauthorized"),
+            (&[401, 403, 407], "unauthorized"),
             (&[300, 301, 302, 303, 304], "redirected"),
             (&[307, 308], "follow"),
         ] {

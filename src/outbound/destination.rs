@@ -21,7 +21,7 @@ use super::classify::{Asked, Decision, Leniency, Reply, classify};
 use super::connection::{AttemptError, Connection, Scratch};
 use super::desk::{Desk, Limits, Trouble};
 use super::head::{Aim, HeadWriter};
-use crate::config::DestinationPlan;
+use crate::config::{DestinationPlan, Proxy, ProxyRules};
 use crate::fanout::status::Span;
 use crate::fanout::{DropReason, Gate, Outcome, Parcel, Push};
 use crate::profile::route::Route;
@@ -43,7 +43,11 @@ pub struct DestinationSetup {
     pub plan: DestinationPlan,
     /// Whether clients wait for outcomes (`--ack first|all`).
     pub answers_wait: bool,
-    /// Where its name leads.
+    /// Which requests go through which proxy.
+    pub proxies: ProxyRules,
+    /// The proxy of requests to the destination itself.
+    pub via: Option<Proxy>,
+    /// Where its name leads, or its proxy's.
     pub addresses: Arc<Addresses>,
     /// For redirects to elsewhere.
     pub resolver: Resolver,
@@ -435,8 +439,21 @@ impl Lane {
         let destination = self.destination.clone();
         let setup = &destination.setup;
         let deadline = started.after(setup.plan.remote_timeout);
-        let own = setup.head.aim(push.route);
+        let own = Aim {
+            via: setup.via.as_ref(),
+            ..setup.head.aim(push.route)
+        };
+        let credentials = setup.head.credentials();
+        let used = credentials.lines().version;
         let mut reply = self.exchange(push, own, started, deadline).await?;
+        // A secret may just have been rotated: where there is a new one, it gets its chance.
+        if reply.status == 401
+            && monoio::time::timeout(left(deadline), credentials.refused(used))
+                .await
+                .unwrap_or(false)
+        {
+            reply = self.exchange(push, own, clock::recent(), deadline).await?;
+        }
         let mut detour: Option<Detour> = None;
         for _ in 0..REDIRECTS_MAX {
             if classify(asked(push), &reply, destination.leniency()) != Decision::Follow {
@@ -452,6 +469,10 @@ impl Lane {
                 authority: &next.authority,
                 path: &next.path,
                 trusted: next.trusted,
+                via: match next.authority == own.authority {
+                    true => own.via,
+                    false => setup.proxies.via(false, &next.host, next.port),
+                },
             };
             reply = if next.authority == own.authority {
                 self.exchange(push, aim, clock::recent(), deadline).await?
@@ -511,7 +532,11 @@ impl Lane {
         deadline: Mono,
     ) -> Result<Rc<Reply>, AttemptError> {
         let destination = self.destination.clone();
-        let resolving = destination.setup.resolver.resolve(&detour.host, detour.port);
+        let (host, port) = match aim.via {
+            Some(proxy) => (&proxy.host, proxy.port),
+            None => (&detour.host, detour.port),
+        };
+        let resolving = destination.setup.resolver.resolve(host, port);
         let resolved = monoio::time::timeout(left(deadline), resolving)
             .await
             .unwrap_or(None);

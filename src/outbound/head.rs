@@ -1,6 +1,10 @@
-//! The head of a request to a destination (WIRE.md 4.3). The parts that never change are written once, at start.
+//! The head of a request to a destination (WIRE.md 4.3). The parts that never change are written once, at start; the
+//! operator's lines are loaded for each request, because secrets among them may change.
 
-use crate::config::{DestinationPlan, DestinationTarget};
+use std::sync::Arc;
+
+use super::credentials::Credentials;
+use crate::config::{DestinationPlan, DestinationTarget, Proxy};
 use crate::fanout::Push;
 use crate::profile::route::Route;
 
@@ -16,7 +20,17 @@ pub struct HeadWriter {
     /// Header lines that we set ourselves.
     own: String,
     /// Header lines that the operator set, credentials among them: only for the destination he named.
-    operators: String,
+    credentials: Arc<Credentials>,
+    trace: Trace,
+}
+
+/// Which trace headers are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// `uber-trace-id`.
+    pub jaeger: bool,
+    /// `traceparent`.
+    pub w3c: bool,
 }
 
 /// Where exactly one request goes: the destination itself, or where it redirected to.
@@ -28,13 +42,21 @@ pub struct Aim<'a> {
     pub path: &'a str,
     /// Whether credentials go there: not to another host than the operator named.
     pub trusted: bool,
+    /// The proxy that passes the request on (RFC 9112 section 3.2.2). `None` where it goes to the server itself.
+    pub via: Option<&'a Proxy>,
 }
 
 impl HeadWriter {
-    /// Prepares the unchanging parts. `instance` identifies this process (`X-Alloy-Id`).
+    /// Prepares the unchanging parts. `instance` identifies this process (`X-Alloy-Id`), `credentials` are the lines that
+    /// the operator set.
     ///
     /// Returns `None` for a destination that is no HTTP server.
-    pub fn new(plan: &DestinationPlan, instance: &str) -> Option<Self> {
+    pub fn new(
+        plan: &DestinationPlan,
+        instance: &str,
+        credentials: Arc<Credentials>,
+        trace: Trace,
+    ) -> Option<Self> {
         let DestinationTarget::Http {
             authority,
             ingest_path,
@@ -45,25 +67,22 @@ impl HeadWriter {
             return None;
         };
         let mut own = format!("X-Alloy-Id: {instance}\r\n");
-        if !plan
-            .headers
-            .iter()
-            .any(|(name, _)| name.eq_ignore_ascii_case("user-agent"))
-        {
+        if !plan.sets_header("user-agent") {
             own.push_str(&format!("User-Agent: {USER_AGENT}\r\n"));
         }
-        let operators = plan
-            .headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {}\r\n", value.reveal()))
-            .collect();
         Some(Self {
             authority: authority.clone(),
             ingest_path: ingest_path.clone(),
             push_path: push_path.clone(),
             own,
-            operators,
+            credentials,
+            trace,
         })
+    }
+
+    /// What tells the destination who we are.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
     /// The destination's own place for a route.
@@ -76,12 +95,17 @@ impl HeadWriter {
             authority: &self.authority,
             path,
             trusted: true,
+            via: None,
         }
     }
 
     /// Writes the head of one attempt that has `timeout_ms` left.
     pub fn write(&self, out: &mut Vec<u8>, push: &Push, aim: Aim<'_>, timeout_ms: u64) {
         out.extend_from_slice(b"POST ");
+        if aim.via.is_some() {
+            out.extend_from_slice(b"http://");
+            out.extend_from_slice(aim.authority.as_bytes());
+        }
         out.extend_from_slice(aim.path.as_bytes());
         if !push.query.is_empty() && !aim.path.contains('?') {
             out.push(b'?');
@@ -90,9 +114,15 @@ impl HeadWriter {
         out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
         out.extend_from_slice(aim.authority.as_bytes());
         out.extend_from_slice(b"\r\n");
+        if let Some(credentials) = aim.via.and_then(|proxy| proxy.credentials.as_ref()) {
+            out.extend_from_slice(b"Proxy-Authorization: Basic ");
+            out.extend_from_slice(credentials.reveal().as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
         out.extend_from_slice(self.own.as_bytes());
+        self.trace.write(out, push.trace_id, fastrand::u64(1..));
         if aim.trusted {
-            out.extend_from_slice(self.operators.as_bytes());
+            out.extend_from_slice(self.credentials.lines().text.as_bytes());
             out.extend_from_slice(&push.fields);
         } else {
             // What clients' headers were passed on (--pass-header) was not meant for a host that nobody named.
@@ -111,6 +141,43 @@ impl HeadWriter {
         out.extend_from_slice(b"Content-Length: ");
         write_number(out, push.bytes);
         out.extend_from_slice(b"\r\n\r\n");
+    }
+}
+
+impl Trace {
+    /// Writes the header lines of one attempt, `span`, for a push (WIRE.md 4.3; W3C Trace Context level 1, section 3.2).
+    fn write(self, out: &mut Vec<u8>, trace_id: u128, span: u64) {
+        if self == Self::default() {
+            return;
+        }
+        // One in ten, as Alloy's sampler by default; told alike at every destination and attempt.
+        let is_sampled = (trace_id as u64).is_multiple_of(10);
+        let (mut trace_hex, mut span_hex) = ([0; 32], [0; 16]);
+        write_hex(&mut trace_hex, &trace_id.to_be_bytes());
+        write_hex(&mut span_hex, &span.to_be_bytes());
+        if self.jaeger {
+            out.extend_from_slice(b"uber-trace-id: ");
+            out.extend_from_slice(&trace_hex);
+            out.push(b':');
+            out.extend_from_slice(&span_hex);
+            out.extend_from_slice(if is_sampled { b":0:1\r\n" } else { b":0:0\r\n" });
+        }
+        if self.w3c {
+            out.extend_from_slice(b"traceparent: 00-");
+            out.extend_from_slice(&trace_hex);
+            out.push(b'-');
+            out.extend_from_slice(&span_hex);
+            out.extend_from_slice(if is_sampled { b"-01\r\n" } else { b"-00\r\n" });
+        }
+    }
+}
+
+/// In lower-case hexadecimal; `out` has twice as many bytes as `bytes`.
+fn write_hex(out: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
     }
 }
 
@@ -139,6 +206,7 @@ mod tests {
     use crate::config::destination::DestinationDefaults;
     use crate::fanout::AckMode;
     use crate::fanout::push::tests::push;
+    use crate::outbound::secrets::SecretFiles;
 
     fn head(to: &str, route: Route, aim: Option<Aim<'_>>) -> String {
         let defaults = DestinationDefaults {
@@ -152,7 +220,9 @@ mod tests {
             max_retries: 0,
         };
         let plan = DestinationPlan::parse(to, &defaults).unwrap();
-        let writer = HeadWriter::new(&plan, "id").unwrap();
+        let lines = SecretFiles::read(&plan).unwrap().lines(&plan);
+        let writer =
+            HeadWriter::new(&plan, "id", Arc::new(Credentials::fixed(lines)), Trace::default()).unwrap();
         let mut push = push(5, AckMode::Detached, 1);
         push.route = route;
         push.query = Bytes::from_static(if route == Route::Ingest { b"name=a" } else { b"" });
@@ -172,6 +242,27 @@ mod tests {
             write_number(&mut out, number);
             assert_eq!(String::from_utf8(out).unwrap(), format!("x{number}"));
         }
+    }
+
+    #[test]
+    fn trace_headers_name_the_push_and_the_attempt() {
+        let written = |jaeger, w3c, trace_id| {
+            let mut out = Vec::new();
+            Trace { jaeger, w3c }.write(&mut out, trace_id, 0xab);
+            String::from_utf8(out).unwrap()
+        };
+        let (trace, span) = ("0000000000000000000000000000000f", "00000000000000ab");
+        let jaeger = format!("uber-trace-id: {trace}:{span}:0:0\r\n");
+        let w3c = format!("traceparent: 00-{trace}-{span}-00\r\n");
+        assert_eq!(written(true, true, 15), format!("{jaeger}{w3c}"));
+        assert_eq!(written(true, false, 15), jaeger);
+        assert_eq!(written(false, true, 15), w3c);
+        assert_eq!(written(false, false, 15), "");
+        let sampled = written(true, true, 20);
+        assert!(
+            sampled.contains(":0:1\r\n") && sampled.ends_with("-01\r\n"),
+            "{sampled}"
+        );
     }
 
     #[test]
@@ -200,6 +291,7 @@ mod tests {
             authority: "evil",
             path: "/x?name=b",
             trusted: false,
+            via: None,
         };
         let head = head("http://u:p@h:1,header.X-Scope-OrgID=t", Route::Ingest, Some(aim));
         assert!(

@@ -3,18 +3,21 @@
 //! Pure and tested without a socket: [`classify`] (what an answer means), [`backoff`] (how long to wait), [`health`] (up,
 //! down, retry budget), [`window`] (how many at a time), [`waiting`] (retries by due time and age), [`desk`]
 //! (what goes next). Around them: [`connection`] (one request and its answer),
-//! [`destination`] (dispatcher and lanes), [`addresses`] (where names lead). On disk instead: [`archive`].
+//! [`destination`] (dispatcher and lanes), [`addresses`] (where names lead),
+//! [`credentials`] and [`secrets`] (who we are to it, and the files that say so). On disk instead: [`archive`].
 
 pub mod addresses;
 pub mod archive;
 pub mod backoff;
 pub mod classify;
 pub mod connection;
+pub mod credentials;
 pub mod desk;
 pub mod destination;
 pub mod dns;
 mod gather;
 pub mod head;
 pub mod health;
+pub mod secrets;
 pub mod waiting;
 pub mod window;

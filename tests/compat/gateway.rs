@@ -102,6 +102,11 @@ impl Gateway {
 
     /// Starts one with flags alone.
     pub fn start(engine: Engine, flags: &[&str]) -> Self {
+        Self::start_with(engine, flags, &[])
+    }
+
+    /// Starts one with flags, and these variables in its environment.
+    pub fn start_with(engine: Engine, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pyrotee"));
         command.args(["run", "--engine", engine.0]).args(flags);
         for (flag, value) in DEFAULTS {
@@ -110,6 +115,7 @@ impl Gateway {
             }
         }
         let mut child = command
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -13,6 +13,7 @@ mod support;
 #[path = "../support/scripted.rs"]
 mod scripted;
 
+mod auth;
 mod gateway;
 mod grpc_web;
 mod hostile;
@@ -20,6 +21,7 @@ mod ingest;
 mod json;
 mod metrics;
 mod names;
+mod proxy;
 mod push;
 mod query;
 mod results;
@@ -27,3 +29,4 @@ mod retries;
 mod routing;
 mod secrets;
 mod server;
+mod trace;

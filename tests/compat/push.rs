@@ -765,6 +765,10 @@ fn row_100_outgoing_headers(engine: Engine) {
     }
     let timeout: u64 = fields.remove("Connect-Timeout-Ms").unwrap().parse().unwrap();
     assert!((5000..=7000).contains(&timeout), "{timeout}");
+    for (name, length) in [("uber-trace-id", 32 + 16 + 5), ("traceparent", 32 + 16 + 7)] {
+        let value = fields.remove(name).unwrap();
+        assert_eq!(value.len(), length, "row 127: {value}");
+    }
     let id = fields.remove("X-Alloy-Id").unwrap();
     assert_eq!(id.len(), 36, "a UUID: {id}");
     assert_eq!(

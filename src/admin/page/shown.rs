@@ -555,7 +555,9 @@ fn drop_meaning(reason: &str) -> &'static str {
         }
         "too_old" => "It had waited longer than max-age before it could be sent.",
         "rejected" => "The destination answered that it will never take it; its last error says more.",
-        "unauthorized" => "The destination did not accept our credentials (401, 403).",
+        "unauthorized" => {
+            "The destination did not accept our credentials (401, 403), or its proxy did not (407)."
+        }
         "redirected" => "The destination redirected in a way that loses the body, or without end.",
         "retries_exhausted" => "All attempts that max-retries allows have failed.",
         "write_failed" => "The archive's disk did not take it.",

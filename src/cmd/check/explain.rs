@@ -7,8 +7,12 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::cmd::show;
+use crate::config::destination::proxy::NoProxy;
 use crate::config::units::show_size;
-use crate::config::{AckPolicy, DestinationPlan, DestinationTarget, LabelMode, Overflow, Plan};
+use crate::config::{
+    AckPolicy, AuthPlan, DestinationPlan, DestinationTarget, LabelMode, Overflow, Plan, ProxyPlan,
+    TraceHeaders,
+};
 use crate::http::HeadLimits;
 use crate::inbound::ROOM_WAIT;
 use crate::outbound::health::{DOWN_AFTER, PROBE_WAIT_MAX};
@@ -123,11 +127,26 @@ fn destination(one: &DestinationPlan, plan: &Plan) -> Section {
             format!("an archive in {}: one file per profile", directory.display()),
         ),
     };
-    if !one.headers.is_empty() {
-        let names: Vec<&str> = one.headers.iter().map(|(name, _)| &**name).collect();
+    let mut names: Vec<&str> = one.headers.iter().map(|(name, _)| &**name).collect();
+    names.extend(one.header_files.iter().map(|(name, _)| &**name));
+    if one.auth != AuthPlan::None {
+        names.push("Authorization");
+    }
+    if !names.is_empty() {
         section = section.line(
             "headers set",
             format!("{} (values are not shown)", names.join(", ")),
+        );
+    }
+    if let Some(says) = proxies(&one.proxy) {
+        section = section.line("proxy", says);
+    }
+    let files = one.secret_files();
+    if !files.is_empty() {
+        let files: Vec<String> = files.iter().map(|(_, path)| path.display().to_string()).collect();
+        section = section.line(
+            "secret files",
+            format!("{}; read at start, and again when they change", files.join(", ")),
         );
     }
     if matches!(one.target, DestinationTarget::Http { .. }) {
@@ -149,6 +168,24 @@ fn destination(one: &DestinationPlan, plan: &Plan) -> Section {
     section
         .line("tries again", retries(one))
         .line("when away", away(one, plan))
+}
+
+fn proxies(plan: &ProxyPlan) -> Option<String> {
+    match plan {
+        ProxyPlan::None => None,
+        ProxyPlan::FromEnvironment { .. } => {
+            Some("what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say at start".into())
+        }
+        ProxyPlan::Rules(rules) => {
+            let proxy = rules.http.as_ref().or(rules.https.as_ref())?;
+            let but = match &rules.no_proxy {
+                NoProxy::Nobody => "",
+                NoProxy::These(_) => ", but for this machine and those of no-proxy",
+                NoProxy::Everybody => ", but for everybody (no-proxy)",
+            };
+            Some(format!("host {}, port {}{but}", proxy.host, proxy.port))
+        }
+    }
 }
 
 fn retries(one: &DestinationPlan) -> String {
@@ -246,7 +283,15 @@ fn profiles(plan: &Plan) -> Section {
         [] => "none".into(),
         names => names.join(", "),
     };
-    section.line("headers passed on", passed)
+    let traced = match plan.trace_headers {
+        TraceHeaders::All => "uber-trace-id and traceparent",
+        TraceHeaders::Jaeger => "uber-trace-id",
+        TraceHeaders::W3c => "traceparent",
+        TraceHeaders::Off => "none",
+    };
+    section
+        .line("headers passed on", passed)
+        .line("trace headers", traced)
 }
 
 fn limits(plan: &Plan) -> Section {
@@ -383,6 +428,28 @@ mod tests {
                 &["--to", http],
                 "X-Scope-OrgID, Authorization (values are not shown)",
             ),
+            (
+                &[
+                    "--to",
+                    "http://h,bearer-token-file=/run/token,header-file.X-Key=/run/key",
+                ],
+                "X-Key, Authorization (values",
+            ),
+            (
+                &[
+                    "--to",
+                    "http://h,bearer-token-file=/run/token,header-file.X-Key=/run/key",
+                ],
+                "/run/key, /run/token; read at start",
+            ),
+            (
+                &[
+                    "--to",
+                    "http://h,proxy-url=http://u:hunter2@squid:3128,no-proxy=a b",
+                ],
+                "host squid, port 3128, but for this machine",
+            ),
+            (&["--to", "http://h,proxy-from-environment=true"], "NO_PROXY"),
             (&["--to", http], "until the profile is 30m old"),
             (&["--to", http], "256 MiB (about 16,384 of 16 KiB) and 30m"),
             (&["--to", http, "--max-retries", "1"], "never: one attempt"),
@@ -392,6 +459,7 @@ mod tests {
             (&["--ack", "first"], "first destination has accepted"),
             (&["--admin", "off"], "no metrics"),
             (&["--listen", "127.0.0.1:0"], "127.0.0.1 (a free port)"),
+            (&["--trace-headers", "w3c"], "  traceparent\n"),
             (&["--labels", "verbatim"], "byte for byte"),
             (&["--external-label", "a=b,c="], "a=b, c removed"),
             (&["--pass-header", "X-Scope-OrgID"], "x-scope-orgid"),

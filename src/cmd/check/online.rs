@@ -1,4 +1,4 @@
-//! Whether destinations can be reached now: names, connections, folders. Nothing is pushed.
+//! Whether destinations can be reached now: names, connections, folders, secret files. Nothing is pushed.
 //!
 //! A destination that is away is no mistake in a configuration (pyrotee starts and waits for it), so this is asked for
 //! apart. Every wait has an end, and all destinations are tried at the same time.
@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use crate::cmd::{folder, show};
 use crate::config::units::show_size;
-use crate::config::{DestinationTarget, Plan};
+use crate::config::{DestinationPlan, DestinationTarget, Plan};
+use crate::outbound::secrets::SecretFiles;
 
 /// For a name.
 const RESOLVE_MAX: Duration = Duration::from_secs(5);
@@ -27,7 +28,7 @@ const PROBE_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Probe {
     destination: String,
-    /// `resolve`, `connect` or `write`.
+    /// `secrets`, `proxy`, `resolve`, `connect` or `write`.
     what: &'static str,
     /// Whether it went well.
     pub good: bool,
@@ -41,13 +42,13 @@ pub fn probe(plan: &Plan) -> Vec<Probe> {
         .iter()
         .map(|one| {
             let (sender, receiver) = mpsc::channel();
-            let (name, target) = (one.name.clone(), one.target.clone());
+            let (name, plan) = (one.name.clone(), one.clone());
             // A thread that cannot be had drops the sender, which is told below.
             let _ = std::thread::Builder::new().name("online".into()).spawn(move || {
                 // Nobody listens any more only if this took too long.
-                let _ = sender.send(probe_one(&name, &target));
+                let _ = sender.send(probe_plan(&plan));
             });
-            (one.name.clone(), receiver)
+            (name, receiver)
         })
         .collect();
     let mut probes = Vec::new();
@@ -80,6 +81,51 @@ pub fn to_text(probes: &[Probe]) -> String {
         );
     }
     text + "\n"
+}
+
+/// What a start would read, and where it would connect.
+fn probe_plan(plan: &DestinationPlan) -> Vec<Probe> {
+    let probe = |what, good, says| Probe {
+        destination: plan.name.clone(),
+        what,
+        good,
+        says,
+    };
+    let mut probes = Vec::new();
+    match SecretFiles::read(plan) {
+        Ok(files) if files.is_empty() => {}
+        Ok(_) => probes.push(probe("secrets", true, "every secret file can be read".into())),
+        Err(error) => probes.push(probe(
+            "secrets",
+            false,
+            format!("{error}; pyrotee would not start"),
+        )),
+    }
+    let mut target = plan.target.clone();
+    if let DestinationTarget::Http { host, port, .. } = &mut target {
+        match plan.proxy.rules(|name| std::env::var(name).ok()) {
+            Err(problem) => {
+                probes.push(probe(
+                    "proxy",
+                    false,
+                    format!("{problem}; pyrotee would not start"),
+                ));
+                return probes;
+            }
+            Ok(rules) => {
+                if let Some(proxy) = rules.via(false, host, *port) {
+                    probes.push(probe(
+                        "proxy",
+                        true,
+                        "asked through a proxy, which is tried below".into(),
+                    ));
+                    (*host, *port) = (proxy.host.clone(), proxy.port);
+                }
+            }
+        }
+    }
+    probes.extend(probe_one(&plan.name, &target));
+    probes
 }
 
 fn probe_one(name: &str, target: &DestinationTarget) -> Vec<Probe> {

@@ -1,0 +1,112 @@
+//! The header lines that tell one destination who we are: written by the control plane when a secret changes, read by the
+//! destination's core for every request.
+//!
+//! ```text
+//!  core                                             control plane (secrets.rs)
+//!  lines() ── one load ──▶ Lines ◀── set ────────── a file has changed, a token has come
+//!  refused(used): 401 ─── wish ───────────────────▶ looks again, at once
+//!             ◀────────── done ──────────────────── then: are the lines other ones than those refused?
+//! ```
+//! Not responsible for where secrets come from.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::{mpsc, oneshot};
+
+/// Whoever has asked the control plane to look again waits for this.
+pub type Wish = oneshot::Sender<()>;
+
+/// What the operator sets on every request to one destination.
+#[derive(Debug)]
+pub struct Credentials {
+    current: ArcSwap<Lines>,
+    /// `None` where nothing can change: then nobody listens.
+    wishes: Option<mpsc::UnboundedSender<Wish>>,
+}
+
+/// Header lines at one moment.
+#[derive(Debug)]
+pub struct Lines {
+    /// Each ends in CRLF.
+    pub text: String,
+    /// Counts the changes.
+    pub version: u64,
+}
+
+impl Credentials {
+    /// Lines that never change.
+    pub fn fixed(text: String) -> Self {
+        Self {
+            current: ArcSwap::from_pointee(Lines { text, version: 0 }),
+            wishes: None,
+        }
+    }
+
+    /// Lines that somebody keeps up to date, and what he is asked for. A destination has at most one wish open per request
+    /// in flight, so the queue is bounded by its window.
+    pub fn kept(text: String) -> (Self, mpsc::UnboundedReceiver<Wish>) {
+        let (sender, wishes) = mpsc::unbounded_channel();
+        let credentials = Self {
+            wishes: Some(sender),
+            ..Self::fixed(text)
+        };
+        (credentials, wishes)
+    }
+
+    /// The lines of now. One atomic load, nothing is allocated.
+    pub fn lines(&self) -> Guard<Arc<Lines>> {
+        self.current.load()
+    }
+
+    /// Replaces the lines. Returns whether they are other ones.
+    pub fn set(&self, text: String) -> bool {
+        let current = self.current.load();
+        if current.text == text {
+            return false;
+        }
+        let version = current.version + 1;
+        self.current.store(Arc::new(Lines { text, version }));
+        true
+    }
+
+    /// The destination has refused the lines of version `used` (401): has them looked after, and says whether there are
+    /// other ones now, so that asking again makes sense. Waits for the control plane; the caller sets the limit.
+    pub async fn refused(&self, used: u64) -> bool {
+        let Some(wishes) = &self.wishes else {
+            return false;
+        };
+        let (wish, done) = oneshot::channel();
+        if self.lines().version == used && wishes.send(wish).is_ok() {
+            let _ = done.await;
+        }
+        self.lines().version != used
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_other_lines_are_a_change() {
+        let credentials = Credentials::fixed("A: 1\r\n".into());
+        assert!(!credentials.set("A: 1\r\n".into()) && credentials.set("A: 2\r\n".into()));
+        let lines = credentials.lines();
+        assert_eq!((lines.text.as_str(), lines.version), ("A: 2\r\n", 1));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_has_them_looked_after_once() {
+        let (credentials, mut wishes) = Credentials::kept("A: 1\r\n".into());
+        let (again, ()) = tokio::join!(credentials.refused(0), async {
+            let wish = wishes.recv().await.expect("a wish");
+            credentials.set("A: 2\r\n".into());
+            let _ = wish.send(());
+        });
+        assert!(again);
+        // The lines have changed meanwhile: nobody has to look.
+        assert!(credentials.refused(0).await && wishes.try_recv().is_err());
+        assert!(!Credentials::fixed(String::new()).refused(0).await);
+    }
+}
