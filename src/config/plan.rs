@@ -8,9 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::destination::{DestinationDefaults, DestinationPlan, is_known, is_shown, valid_header};
-use super::flags::{
-    AckPolicy, Flags, LabelMode, LogFormat, Overflow, SpoolOrphans, SpoolSync, TraceHeaders,
-};
+use super::flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, SpoolOrphans, SpoolSync, TraceHeaders};
 use super::units::show_size;
 use crate::runtime::engine::EngineChoice;
 
