@@ -115,10 +115,11 @@ impl Gateway {
         let (phase, phase_receiver) = watch::channel(Phase::Serving);
         let (resolver, lookups) = Resolver::new();
         let (mut destinations, http) = destinations(&plan, &gates, &resolver);
-        let connections = Arc::new(Connections::new(plan.conn_limit));
+        let connections = Arc::new(Connections::new(plan.conn_limit, plan.inbound_cores()));
         let tallies: Vec<Arc<Tally>> = (0..plan.inbound_cores()).map(|_| Arc::default()).collect();
         let rules = LabelRules::new(plan.external_labels.clone()).context("--external-label")?;
         let shared = InboundSetup {
+            core: 0,
             plan: plan.clone(),
             rules: Arc::new(rules),
             fanout: Arc::new(Fanout::new(gates.clone(), plan.overflow)),
@@ -132,6 +133,7 @@ impl Gateway {
         for core in 0..plan.cores {
             let inbound = tallies.get(core).map(|tally| {
                 let setup = InboundSetup {
+                    core,
                     tally: tally.clone(),
                     ..shared.clone()
                 };

@@ -92,7 +92,7 @@ impl Gateway {
             },
             gates: gates.clone(),
             tallies: tallies.clone(),
-            connections: Arc::new(Connections::new(plan.conn_limit)),
+            connections: Arc::new(Connections::new(plan.conn_limit, 1)),
             memory: MemoryBudget::new(plan.memory_limit),
             phase: phases,
             started_unix_ms: u64::try_from(clock::unix_now().as_millis()).unwrap() - 5_000,

@@ -689,7 +689,7 @@ fn too_few_descriptors_are_survived(engine: &str) {
     assert_eq!(gateway.ingest("first").status, 200);
     peer.next();
     let crowd: Vec<_> = (0..80).map(|_| Client::connect(gateway.address)).collect();
-    gateway.logged("cannot accept connections");
+    gateway.logged("out of file descriptors");
     drop(crowd);
     assert_eq!(gateway.ingest("second").status, 200);
     assert_eq!(peer.next().text(), "second");

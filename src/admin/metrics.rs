@@ -14,8 +14,9 @@ use super::process;
 use super::text::{Encoder, Family, Format, Kind, Samples, Value};
 use crate::fanout::gate::{Amount, Books};
 use crate::fanout::{DropReason, Gate, SpoolLink, Status};
-use crate::inbound::tally::Requests;
+use crate::inbound::tally::{Closed, Requests};
 use crate::runtime::clock;
+use crate::runtime::descriptors::{self, Side};
 use crate::runtime::phase::Phase;
 
 /// Readings of a gate that are taken until one balances. Cells are read one after the other while cores go on; on an idle
@@ -108,8 +109,19 @@ pub fn received_bytes(observed: &Observed) -> u64 {
     observed.tallies.iter().map(|tally| tally.received_bytes()).sum()
 }
 
+/// Client connections that have ended, over all cores, by reason.
+pub fn closed_connections(observed: &Observed) -> [(&'static str, u64); Closed::ALL.len()] {
+    let mut sum = Closed::ALL.map(|(_, label)| (label, 0));
+    for tally in &observed.tallies {
+        for (place, (_, count)) in sum.iter_mut().zip(tally.closed_connections()) {
+            place.1 += count;
+        }
+    }
+    sum
+}
+
 /// Every metric, in the order of a scrape.
-pub static ROWS: [Row; 52] = [
+pub static ROWS: [Row; 54] = [
     row(
         "pyrotee_build_info",
         Kind::Info,
@@ -196,6 +208,31 @@ pub static ROWS: [Row; 52] = [
             refusals(seen.observed)
                 .iter()
                 .for_each(|(reason, count)| out.add(&[reason], *count))
+        }),
+    ),
+    row(
+        "pyrotee_inbound_closed_connections_total",
+        Kind::Counter,
+        "connections",
+        &["reason"],
+        "Client connections that were served and have ended, by reason.",
+        Read::All(|seen, out| {
+            closed_connections(seen.observed)
+                .iter()
+                .for_each(|(reason, count)| out.add(&[reason], *count))
+        }),
+    ),
+    row(
+        "pyrotee_process_descriptor_shortages_total",
+        Kind::Counter,
+        "shortages",
+        &["side"],
+        "How often there was no file descriptor for a client that wanted to be accepted (inbound) \
+         or for a connection to a destination (outbound). Both were tried again.",
+        Read::All(|_, out| {
+            Side::ALL
+                .iter()
+                .for_each(|side| out.add(&[side.label()], descriptors::shortages(*side)))
         }),
     ),
     row(

@@ -186,6 +186,11 @@ pub struct Flags {
     #[arg(long, env = "PYROTEE_IDLE_TIMEOUT", value_name = "DURATION", default_value = "120s", value_parser = parse_duration)]
     pub idle_timeout: Duration,
 
+    /// A keep-alive connection older than this, give or take a tenth, is closed behind its next answer or while it is idle,
+    /// so that new instances behind a balancer get clients too [default: never].
+    #[arg(long, env = "PYROTEE_MAX_CONNECTION_AGE", value_name = "DURATION", value_parser = parse_duration)]
+    pub max_connection_age: Option<Duration>,
+
     /// One attempt at a destination: connect, send, and its whole answer.
     #[arg(long, env = "PYROTEE_REMOTE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub remote_timeout: Duration,

@@ -14,6 +14,8 @@ use crate::runtime::engine::EngineChoice;
 
 /// The largest body by default, as the Pyroscope server has it (WIRE.md 1.4).
 const BODY_LIMIT: u64 = 256 << 20;
+/// Shortest `--max-connection-age`: below it, connecting would cost more than pushing.
+const CONNECTION_AGE_MIN: Duration = Duration::from_secs(1);
 /// Destinations at most: a push is one parcel for each, and each has its own queue and connections.
 const DESTINATIONS_MAX: usize = 64;
 /// Threads at most.
@@ -59,6 +61,8 @@ pub struct Plan {
     pub write_timeout: Duration,
     /// For a connection without a request.
     pub idle_timeout: Duration,
+    /// Age above which a client connection is closed, if there is a limit.
+    pub max_connection_age: Option<Duration>,
     /// Between two look-ups of a destination's name.
     pub dns_refresh: Duration,
     /// Data-plane threads in all.
@@ -165,6 +169,7 @@ impl Plan {
             read_timeout: flags.read_timeout,
             write_timeout: flags.write_timeout,
             idle_timeout: flags.idle_timeout,
+            max_connection_age: flags.max_connection_age,
             dns_refresh: flags.dns_refresh,
             cores,
             writers,
@@ -367,6 +372,12 @@ fn check_sizes(flags: &Flags, body_limit: u64, destinations: &[DestinationPlan],
     }
     if flags.conn_limit == 0 {
         errors.add("--conn-limit", 0, "nobody could connect; the default is 16384");
+    }
+    if let Some(age) = flags.max_connection_age
+        && age < CONNECTION_AGE_MIN
+    {
+        let problem = "clients would connect all the time; give 1s or more, or leave it out";
+        errors.add("--max-connection-age", format!("{age:?}"), problem);
     }
     for (flag, value) in [
         ("--read-timeout", flags.read_timeout),
@@ -590,6 +601,7 @@ mod tests {
             (&["--pass-header", "Host"], "--pass-header", "Host"),
             (&["--pass-header", "A,a"], "--pass-header", "twice"),
             (&["--read-timeout", "1ms"], "--read-timeout", "100ms"),
+            (&["--max-connection-age", "10ms"], "--max-connection-age", "1s"),
         ] {
             let errors = plan(args).unwrap_err().0;
             assert!(

@@ -6,6 +6,7 @@
 //!   │      ▼ made room: closed    ▼ read timeout: 408 and closed                                    │
 //!   └────────────────────────────────────── keep-alive ─────────────────────────────────────────────┘
 //! ```
+//! Once it is older than `--max-connection-age` a connection ends with its next answer, which says so, or while it is idle.
 //! A push belongs to its parcels from `offered` on: a client that leaves afterwards takes nothing with it.
 
 use std::os::fd::{AsRawFd, RawFd};
@@ -19,7 +20,7 @@ use monoio::net::TcpStream;
 use smallvec::SmallVec;
 
 use super::inlet::{Inlet, ReceiveError};
-use super::tally::RouteLabel;
+use super::tally::{Closed, RouteLabel};
 use super::understand::{Dress, Refusal, dress, ingest_query, message, push_body};
 use super::{Inbound, Place};
 use crate::config::{AckPolicy, LabelMode};
@@ -32,7 +33,7 @@ use crate::profile::grpc_web;
 use crate::profile::route::{Route, Routed, route};
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::socket;
-use crate::runtime::sweeper::{Expiry, Watch};
+use crate::runtime::sweeper::{Ended, Expiry, Watch, YIELD_IDLE_MIN};
 
 /// A refused request's body of at most this many bytes is read and thrown away, so that the connection lives on.
 const SKIP_BYTES_MAX: u64 = 1 << 20;
@@ -58,6 +59,8 @@ pub async fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) {
     let setup = &inbound.setup;
     let inlet = Inlet::new(read, watch.clone(), setup.memory.clone(), setup.tally.clone());
     let mut client = Client {
+        retire_at: inbound.retire_at(),
+        closed: Closed::Client,
         inbound,
         fd,
         watch,
@@ -68,12 +71,17 @@ pub async fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) {
     // A connection is idle most of its life: what serving a request needs (3 KiB of state) lives on the heap only as long
     // as the request.
     while client.wait().await && Box::pin(client.serve_one()).await {}
+    client.inbound.setup.tally.closed(client.closed);
     drop(client);
     drop(place);
 }
 
 struct Client {
     inbound: Rc<Inbound>,
+    /// When it is too old (`--max-connection-age`); `NEVER` without a limit.
+    retire_at: Mono,
+    /// Why it ends, once it does.
+    closed: Closed,
     fd: RawFd,
     watch: Rc<Watch>,
     inlet: Inlet,
@@ -108,13 +116,31 @@ impl Client {
             } else {
                 self.inbound.setup.plan.idle_timeout
             };
-            self.watch.set_idle(now, now.after(patience));
+            // One that is too old is closed like one that makes room: not while its client may just be about to send.
+            let retired = self.retire_at.max(now.after(YIELD_IDLE_MIN));
+            self.watch.set_idle(now, now.after(patience).min(retired));
             if self.inlet.wait().await.is_err() {
+                self.closed = self.why_closed_idle();
                 return false;
             }
             self.watch.set_busy();
         }
         true
+    }
+
+    fn why_closed_idle(&self) -> Closed {
+        match self.watch.ended() {
+            None => Closed::Client,
+            Some(Ended::MadeRoom) => Closed::MadeRoom,
+            Some(Ended::ShutDown) => Closed::Shutdown,
+            Some(Ended::Deadline) if self.inbound.is_draining() => Closed::Shutdown,
+            Some(Ended::Deadline) if self.is_too_old() => Closed::MaxAge,
+            Some(Ended::Deadline) => Closed::IdleTimeout,
+        }
+    }
+
+    fn is_too_old(&self) -> bool {
+        self.retire_at != Mono::NEVER && clock::now() >= self.retire_at
     }
 
     /// Serves the request that has begun to arrive. Returns whether the connection goes on.
@@ -346,17 +372,16 @@ impl Client {
                 Framing::Chunked => return self.answer_and_close(head, handled, started).await,
             },
         };
-        let connection = if self.inbound.is_draining() {
-            Connection::Close
-        } else {
-            Connection::after(head)
-        };
+        let connection = self.after(head, skips);
         if skips && connection == Connection::Close {
             return self.answer_and_close(head, handled, started).await;
         }
         let status = self.write_result(head, &handled, connection);
         let sent = self.send().await;
         self.count(head.method, &handled, status, started);
+        if !sent {
+            self.closed = Closed::Error;
+        }
         if !sent || connection == Connection::Close {
             return false;
         }
@@ -368,10 +393,29 @@ impl Client {
             .arm(started.after(self.inbound.setup.plan.read_timeout), Expiry::Stop);
         let skipped = self.inlet.skip_body(head).await;
         self.watch.disarm();
+        if skipped.is_err() {
+            self.closed = Closed::Error;
+        }
         skipped.is_ok()
     }
 
+    /// What becomes of the connection behind the answer to `head`. A client that has begun to send its next request gets an
+    /// answer to that too, however old the connection is.
+    fn after(&mut self, head: &RequestHead, skips: bool) -> Connection {
+        let why = match Connection::after(head) {
+            Connection::Close => Closed::Client,
+            _ if self.inbound.is_draining() => Closed::Shutdown,
+            _ if self.is_too_old() && (skips || !self.inlet.has_bytes()) => Closed::MaxAge,
+            keeps => return keeps,
+        };
+        self.closed = why;
+        Connection::Close
+    }
+
     async fn answer_and_close(&mut self, head: &RequestHead, handled: Handled, started: Mono) -> bool {
+        if self.closed == Closed::Client && handled.body == BodyState::Broken {
+            self.closed = Closed::Error;
+        }
         let status = self.write_result(head, &handled, Connection::Close);
         self.send_and_linger().await;
         self.count(head.method, &handled, status, started);
@@ -379,6 +423,7 @@ impl Client {
     }
 
     async fn refuse_head(&mut self, refusal: Refusal, started: Mono) {
+        self.closed = Closed::Error;
         let handled = Handled {
             result: Err(refusal),
             route: RouteLabel::Other,

@@ -3,10 +3,10 @@
 //! One core: [`Inbound::start`] accepts on its own listeners and spawns a task per connection ([`client`]), which receives
 //! ([`inlet`]), understands ([`understand`]), offers to the fan-out and answers. What happened is counted in [`tally`].
 //!
-//! At the connection limit the longest-idle connection of this core is closed to make room, or one of another core where
-//! this one has none; when none is idle the new
-//! client waits, at most [`ROOM_WAIT`], and is then told 503, so nobody hangs. Clients behind it wait in the kernel's
-//! backlog.
+//! At the connection limit the longest-idle connection is closed to make room, whichever core has it: each core shows ten
+//! times a second since when its own longest-idle one is idle, so that "longest" is true to within that. When none is idle the
+//! new client waits, at most [`ROOM_WAIT`], and is then told 503, so nobody hangs. Clients behind it wait in the kernel's
+//! backlog. Where file descriptors run out before the limit is reached, idle connections make room likewise.
 
 pub mod client;
 pub mod inlet;
@@ -19,7 +19,7 @@ use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use monoio::io::AsyncWriteRentExt;
@@ -32,10 +32,11 @@ use crate::http::{Answer, Connection};
 use crate::profile::labels::{LabelLimits, LabelRules};
 use crate::profile::rewriter::Rewriter;
 use crate::runtime::clock::{self, Mono};
+use crate::runtime::descriptors::{self, SHORTAGE_PAUSE, Side};
 use crate::runtime::phase::{self, Phase, PhaseReceiver};
 use crate::runtime::pool::MemoryBudget;
 use crate::runtime::socket;
-use crate::runtime::sweeper::Sweeper;
+use crate::runtime::sweeper::{SWEEP_EVERY, Sweeper};
 use tally::Tally;
 
 /// How long a client beyond the connection limit waits for room.
@@ -46,8 +47,13 @@ const ROOM_WAIT_CROWDED: Duration = Duration::from_millis(100);
 const ROOM_LOOK: Duration = Duration::from_millis(20);
 /// What `Retry-After` says when something is full, in seconds.
 pub const RETRY_AFTER_SECS: u64 = 5;
-/// Pause after accept failed for want of descriptors or memory: they come back when connections close.
+/// Pause after accept failed for want of memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Pause after it failed for want of descriptors, where a connection has just been closed.
+const ROOM_PAUSE: Duration = Duration::from_millis(10);
+/// How far the ages at which connections are closed lie apart, as a part of `--max-connection-age` each way: clients that
+/// came together do not go together.
+const AGE_JITTER: f64 = 0.1;
 /// Such failures are logged at most this often.
 const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -64,20 +70,40 @@ pub struct Connections {
     limit: usize,
     /// Rung for one who waits when a place is given back.
     room: Notify,
-    /// Rung for another core when this one has no idle connection that could make room.
+    cores: Box<[CoreIdle]>,
+}
+
+/// What a core shows to the others.
+#[derive(Debug)]
+struct CoreIdle {
+    /// Since when its longest-idle connection is idle ([`Mono`]); `NEVER` with none.
+    since: AtomicU64,
+    /// Rung to make it close that one.
     wanted: Notify,
 }
 
 impl Connections {
-    /// None yet, at most `limit`.
-    pub fn new(limit: usize) -> Self {
+    /// None yet, at most `limit`, on `cores` cores.
+    pub fn new(limit: usize, cores: usize) -> Self {
+        let core = || CoreIdle {
+            since: AtomicU64::new(Mono::NEVER.0),
+            wanted: Notify::new(),
+        };
         Self {
             open: AtomicUsize::new(0),
             accepting: AtomicUsize::new(0),
             limit,
             room: Notify::new(),
-            wanted: Notify::new(),
+            cores: (0..cores).map(|_| core()).collect(),
         }
+    }
+
+    /// Another core than `own` with a connection that is idle for longer than `since`; the one that has the longest.
+    fn longer_idle(&self, own: usize, since: Mono) -> Option<&CoreIdle> {
+        let others = self.cores.iter().enumerate().filter(|(core, _)| *core != own);
+        let shown = others.map(|(_, core)| (core.since.load(Ordering::Relaxed), core));
+        let longest = shown.min_by_key(|(since, _)| *since)?;
+        (longest.0 < since.0).then_some(longest.1)
     }
 
     /// Open now. When none is, everything that one has offered is on its queue.
@@ -147,6 +173,8 @@ impl Drop for Accepting {
 /// What every inbound core shares. Made on the control plane.
 #[derive(Clone)]
 pub struct InboundSetup {
+    /// Its place among the inbound cores.
+    pub core: usize,
     /// The plan.
     pub plan: Arc<Plan>,
     /// The operator's part of the label rules.
@@ -202,6 +230,13 @@ impl Inbound {
         self.draining.get()
     }
 
+    /// When a connection that begins now is too old.
+    fn retire_at(&self) -> Mono {
+        let age = self.setup.plan.max_connection_age;
+        let spread = 1.0 - AGE_JITTER + 2.0 * AGE_JITTER * fastrand::f64();
+        age.map_or(Mono::NEVER, |age| clock::now().after(age.mul_f64(spread)))
+    }
+
     async fn follow_phase(self: Rc<Self>) {
         let mut phase = self.setup.phase.clone();
         phase::reached(&mut phase, Phase::Draining).await;
@@ -209,12 +244,15 @@ impl Inbound {
         self.sweeper.close_idle();
     }
 
-    /// Closes an idle connection whenever another core has none that it could close for a newcomer.
+    /// Shows other cores since when this one's longest-idle connection is idle, and closes it when one of them asks.
     async fn make_room_for_others(self: Rc<Self>) {
         let connections = &self.setup.connections;
+        let shown = &connections.cores[self.setup.core];
         loop {
-            connections.wanted.notified().await;
-            if connections.is_full() {
+            let since = self.sweeper.longest_idle();
+            shown.since.store(since.0, Ordering::Relaxed);
+            let asked = monoio::time::timeout(SWEEP_EVERY, shown.wanted.notified()).await;
+            if asked.is_ok() && connections.is_full() {
                 self.sweeper.close_longest_idle(clock::now());
             }
         }
@@ -235,12 +273,18 @@ impl Inbound {
             accepting.set(listener.accept());
             match accepted {
                 Ok((stream, _)) => crowded = self.clone().admit(stream, crowded).await,
+                Err(error) if descriptors::is_shortage(&error) => {
+                    self.setup.tally.refused("accept_failed");
+                    descriptors::ran_out(Side::Inbound);
+                    let made = self.sweeper.make_room(clock::now());
+                    monoio::time::sleep(if made { ROOM_PAUSE } else { SHORTAGE_PAUSE }).await;
+                }
                 Err(error) => {
                     self.setup.tally.refused("accept_failed");
                     let now = clock::now();
                     if now >= logged_until {
                         logged_until = now.after(ACCEPT_LOG_EVERY);
-                        tracing::error!(%error, "cannot accept connections, they wait; raise the limit of open files");
+                        tracing::error!(%error, "cannot accept connections, they wait");
                     }
                     monoio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -284,9 +328,9 @@ impl Inbound {
                     return place;
                 }
                 let room = connections.room.notified();
-                if !self.sweeper.close_longest_idle(clock::now()) {
-                    // The cores are asked in turn; one that has none either is followed by the next.
-                    connections.wanted.notify_one();
+                match connections.longer_idle(self.setup.core, self.sweeper.longest_idle()) {
+                    Some(core) => core.wanted.notify_one(),
+                    None => drop(self.sweeper.close_longest_idle(clock::now())),
                 }
                 // A place given back by another core between the lines above rings nobody: look again soon.
                 let _ = monoio::time::timeout(ROOM_LOOK, room).await;
@@ -324,12 +368,34 @@ mod tests {
 
     #[test]
     fn places_are_never_more_than_the_limit() {
-        let connections = Arc::new(Connections::new(2));
+        let connections = Arc::new(Connections::new(2, 1));
         let first = connections.try_enter();
         let second = connections.try_enter();
         assert!(first.is_some() && second.is_some() && connections.try_enter().is_none());
         drop(first);
         assert_eq!(connections.open(), 1);
         assert!(connections.try_enter().is_some());
+    }
+
+    #[test]
+    fn the_core_with_the_longest_idle_connection_is_found() {
+        let connections = Connections::new(2, 4);
+        assert!(
+            connections.longer_idle(0, Mono::NEVER).is_none(),
+            "nobody has any"
+        );
+        for (core, since) in [(0, 1), (1, 30), (2, 20)] {
+            connections.cores[core].since.store(since, Ordering::Relaxed);
+        }
+        for (own, since, expected) in [
+            (0, Mono(1), None),
+            (0, Mono(25), Some(20)),
+            (3, Mono::NEVER, Some(1)),
+            (1, Mono(30), Some(1)),
+        ] {
+            let found = connections.longer_idle(own, since);
+            let found = found.map(|core| core.since.load(Ordering::Relaxed));
+            assert_eq!(found, expected, "{own} {since:?}");
+        }
     }
 }

@@ -72,12 +72,42 @@ impl CopySite {
     ];
 }
 
+/// Why a client connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// The client closed it, or asked us to (`Connection: close`).
+    Client,
+    /// Nothing came for `--idle-timeout`.
+    IdleTimeout,
+    /// It was older than `--max-connection-age`.
+    MaxAge,
+    /// It was idle longest, and another client needed its place or its descriptor.
+    MadeRoom,
+    /// The gateway stops.
+    Shutdown,
+    /// A request that could not be read to its end, or an answer that could not be sent.
+    Error,
+}
+
+impl Closed {
+    /// Every reason, in the order of its index.
+    pub const ALL: [(Self, &'static str); 6] = [
+        (Self::Client, "client"),
+        (Self::IdleTimeout, "idle_timeout"),
+        (Self::MaxAge, "max_age"),
+        (Self::MadeRoom, "made_room"),
+        (Self::Shutdown, "shutdown"),
+        (Self::Error, "error"),
+    ];
+}
+
 /// One core's counters.
 #[derive(Debug)]
 pub struct Tally {
     durations: [[OnceLock<Box<ByStatus>>; METHODS.len()]; 3],
     received: AtomicU64,
     copied: [AtomicU64; CopySite::ALL.len()],
+    closed: [AtomicU64; Closed::ALL.len()],
     refused: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -100,6 +130,7 @@ impl Default for Tally {
             durations: [const { [const { OnceLock::new() }; METHODS.len()] }; 3],
             received: AtomicU64::new(0),
             copied: [const { AtomicU64::new(0) }; CopySite::ALL.len()],
+            closed: [const { AtomicU64::new(0) }; Closed::ALL.len()],
             refused: Mutex::default(),
         }
     }
@@ -133,6 +164,16 @@ impl Tally {
     /// Body bytes were copied in user space.
     pub fn copied(&self, site: CopySite, bytes: usize) {
         add(&self.copied[site as usize], bytes as u64);
+    }
+
+    /// A connection that was served has ended.
+    pub fn closed(&self, why: Closed) {
+        add(&self.closed[why as usize], 1);
+    }
+
+    /// Connections that have ended, by reason.
+    pub fn closed_connections(&self) -> [(&'static str, u64); Closed::ALL.len()] {
+        Closed::ALL.map(|(why, label)| (label, self.closed[why as usize].load(Ordering::Relaxed)))
     }
 
     /// All request histograms with observations.
@@ -207,6 +248,9 @@ mod tests {
     fn sites_are_listed_in_the_order_of_their_index() {
         for (index, (site, _)) in CopySite::ALL.iter().enumerate() {
             assert_eq!(*site as usize, index);
+        }
+        for (index, (why, _)) in Closed::ALL.iter().enumerate() {
+            assert_eq!(*why as usize, index);
         }
     }
 }

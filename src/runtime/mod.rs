@@ -2,13 +2,14 @@
 //!
 //! Responsible for: choosing and probing the engine ([`engine`]), building the single-threaded runtime of a core and
 //! pinning it ([`start_core`]), time ([`clock`]), waking a core from another one ([`doorbell`]) and receive buffers
-//! ([`pool`]). Not responsible for what runs on a core: the stations bring their own futures.
+//! ([`pool`]), and what happens when file descriptors run out ([`descriptors`]). Not responsible for what runs on a core: the stations bring their own futures.
 //!
 //! A core's ring is built with `SINGLE_ISSUER | DEFER_TASKRUN | COOP_TASKRUN`: only its own thread submits, and the
 //! kernel runs completions when we enter, not by interrupting us. DESIGN.md section 3 has the measurement behind it (up
 //! to 1.5x at low concurrency).
 
 pub mod clock;
+pub mod descriptors;
 pub mod doorbell;
 pub mod engine;
 pub mod histogram;

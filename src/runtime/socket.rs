@@ -15,6 +15,12 @@ const BACKLOG: i32 = 4096;
 const REBIND_WAIT: Duration = Duration::from_millis(500);
 const REBIND_EVERY: Duration = Duration::from_millis(20);
 
+/// A client's connection without traffic is probed after this time.
+const CLIENT_PROBED_AFTER: Duration = Duration::from_secs(60);
+/// A destination's connection without traffic is probed after this time: there are few of them, and what waits for an
+/// answer waits on one.
+const DESTINATION_PROBED_AFTER: Duration = Duration::from_secs(3);
+
 /// Binds `count` listeners to one address. With more than one, the kernel spreads new connections over them
 /// (SO_REUSEPORT), so each core accepts for itself.
 ///
@@ -51,6 +57,14 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
         socket.set_reuse_port(true)?;
     }
     socket.set_nonblocking(true)?;
+    // What is accepted inherits it, which costs nothing per connection. A client that has gone without a word gives its
+    // place back after two minutes, also where idle connections are kept for longer or an answer is waited for.
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(CLIENT_PROBED_AFTER)
+            .with_interval(Duration::from_secs(15))
+            .with_retries(4),
+    )?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -63,15 +77,16 @@ pub fn tune_client(connection: &impl AsRawFd) {
     });
 }
 
-/// Options of a connection to a destination: answers at once, and a peer that has gone without a word is noticed after
-/// `timeout` (TCP_USER_TIMEOUT with data on the way, keep-alive probes without).
-pub fn tune_destination(connection: &impl AsRawFd, timeout: Duration) {
+/// Options of a connection to a destination: answers at once, and a host that has gone without a word is noticed after
+/// about `silence_max`, with data on the way (TCP_USER_TIMEOUT) and without (keep-alive probes once a second, which that
+/// timeout ends too).
+pub fn tune_destination(connection: &impl AsRawFd, silence_max: Duration) {
     with_socket(connection.as_raw_fd(), |socket| {
         let _ = socket.set_tcp_nodelay(true);
-        let _ = socket.set_tcp_user_timeout(Some(timeout));
+        let _ = socket.set_tcp_user_timeout(Some(silence_max));
         let probes = TcpKeepalive::new()
-            .with_time(Duration::from_secs(15))
-            .with_interval(Duration::from_secs(5))
+            .with_time(DESTINATION_PROBED_AFTER)
+            .with_interval(Duration::from_secs(1))
             .with_retries(3);
         let _ = socket.set_tcp_keepalive(&probes);
     });
@@ -135,6 +150,17 @@ fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_accepted_is_probed() {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), CLIENT_PROBED_AFTER);
+    }
 
     #[test]
     fn a_port_in_use_is_refused_even_when_shared() {

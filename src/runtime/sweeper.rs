@@ -16,7 +16,7 @@ use std::time::Duration;
 use monoio::io::{CancelHandle, Canceller};
 
 use super::clock::{self, Mono};
-use super::socket;
+use super::{descriptors, socket};
 
 /// How late a timeout may be.
 pub const SWEEP_EVERY: Duration = Duration::from_millis(100);
@@ -29,10 +29,22 @@ const BUFFER_IDLE_MAX: Duration = Duration::from_secs(1);
 pub const YIELD_IDLE_MIN: Duration = Duration::from_millis(200);
 
 /// All connections of one core.
-#[derive(Default)]
 pub struct Sweeper {
     busy: Cell<bool>,
+    /// Since when the connection that has been idle longest is idle, as of the last look; `NEVER` with none.
+    longest_idle: Cell<Mono>,
     cells: RefCell<Vec<Rc<WatchCell>>>,
+}
+
+/// Why the sweeper has ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Its deadline has passed.
+    Deadline,
+    /// Another one needed its place.
+    MadeRoom,
+    /// It was idle when a shutdown began.
+    ShutDown,
 }
 
 /// What happens when a deadline passes.
@@ -49,7 +61,7 @@ struct WatchCell {
     index: Cell<usize>,
     deadline: Cell<Mono>,
     expiry: Cell<Expiry>,
-    expired: Cell<bool>,
+    ended: Cell<Option<Ended>>,
     /// When it became idle: nothing received since, nothing to send. `NEVER` while busy.
     idle_since: Cell<Mono>,
     /// Whether the receive that waits holds a buffer worth taking back.
@@ -63,6 +75,16 @@ pub struct Watch {
     cell: Rc<WatchCell>,
 }
 
+impl Default for Sweeper {
+    fn default() -> Self {
+        Self {
+            busy: Cell::new(false),
+            longest_idle: Cell::new(Mono::NEVER),
+            cells: RefCell::default(),
+        }
+    }
+}
+
 impl Sweeper {
     /// Registers a connection, without a deadline.
     pub fn watch(self: &Rc<Self>, fd: RawFd) -> Watch {
@@ -72,7 +94,7 @@ impl Sweeper {
             index: Cell::new(cells.len()),
             deadline: Cell::new(Mono::NEVER),
             expiry: Cell::new(Expiry::Stop),
-            expired: Cell::new(false),
+            ended: Cell::new(None),
             idle_since: Cell::new(Mono::NEVER),
             reclaimable: Cell::new(false),
             canceller: RefCell::new(Canceller::new()),
@@ -87,10 +109,11 @@ impl Sweeper {
     /// Ends what has passed its deadline. Returns how many did.
     pub fn sweep(&self, now: Mono) -> usize {
         let mut ended = 0;
+        let mut longest_idle = Mono::NEVER;
         for cell in self.cells.borrow().iter() {
             if cell.deadline.get() <= now {
                 cell.deadline.set(Mono::NEVER);
-                cell.expired.set(true);
+                cell.ended.set(Some(Ended::Deadline));
                 ended += 1;
                 match cell.expiry.get() {
                     _ if cell.is_idle() => cell.cancel(),
@@ -101,29 +124,56 @@ impl Sweeper {
                 cell.reclaimable.set(false);
                 cell.cancel();
             }
+            if cell.ended.get().is_none() {
+                longest_idle = longest_idle.min(cell.idle_since.get());
+            }
         }
+        self.longest_idle.set(longest_idle);
         ended
+    }
+
+    /// Since when the connection that has been idle longest is idle; `NEVER` with none. Known to within [`SWEEP_EVERY`].
+    pub fn longest_idle(&self) -> Mono {
+        self.longest_idle.get()
     }
 
     /// Closes the connection that has been idle longest, and for at least [`YIELD_IDLE_MIN`]. Returns whether there was one.
     pub fn close_longest_idle(&self, now: Mono) -> bool {
         let cells = self.cells.borrow();
-        let longest = cells.iter().filter(|cell| {
-            cell.is_idle() && !cell.expired.get() && now.since(cell.idle_since.get()) >= YIELD_IDLE_MIN
-        });
-        let Some(cell) = longest.min_by_key(|cell| cell.idle_since.get()) else {
+        let (mut longest, mut next): (Option<&Rc<WatchCell>>, Mono) = (None, Mono::NEVER);
+        for cell in cells.iter().filter(|cell| cell.ended.get().is_none()) {
+            let since = cell.idle_since.get();
+            match longest {
+                Some(longest) if longest.idle_since.get() <= since => next = next.min(since),
+                _ => {
+                    next = longest.map_or(next, |longest| longest.idle_since.get());
+                    longest = Some(cell);
+                }
+            }
+        }
+        let good =
+            |cell: &&Rc<WatchCell>| cell.is_idle() && now.since(cell.idle_since.get()) >= YIELD_IDLE_MIN;
+        let Some(cell) = longest.filter(good) else {
             return false;
         };
-        cell.expired.set(true);
-        cell.cancel();
+        self.longest_idle.set(next);
+        cell.end(Ended::MadeRoom);
         true
+    }
+
+    /// Closes the longest-idle connection for somebody who is out of file descriptors. Returns whether there was one.
+    pub fn make_room(&self, now: Mono) -> bool {
+        let made = self.close_longest_idle(now);
+        if made {
+            descriptors::grant_room();
+        }
+        made
     }
 
     /// Closes every idle connection: a shutdown has begun.
     pub fn close_idle(&self) {
         for cell in self.cells.borrow().iter().filter(|cell| cell.is_idle()) {
-            cell.expired.set(true);
-            cell.cancel();
+            cell.end(Ended::ShutDown);
         }
     }
 
@@ -141,6 +191,9 @@ impl Sweeper {
             let now = clock::now();
             self.busy.set(now.since(slept) > SWEEP_EVERY + BUSY_LAG);
             self.sweep(now);
+            if descriptors::is_room_wished(now) {
+                self.make_room(now);
+            }
         }
     }
 }
@@ -148,6 +201,11 @@ impl Sweeper {
 impl WatchCell {
     fn is_idle(&self) -> bool {
         self.idle_since.get() != Mono::NEVER
+    }
+
+    fn end(&self, why: Ended) {
+        self.ended.set(Some(why));
+        self.cancel();
     }
 
     fn cancel(&self) {
@@ -170,7 +228,12 @@ impl Watch {
 
     /// Whether a deadline has passed, or the connection was closed to make room.
     pub fn expired(&self) -> bool {
-        self.cell.expired.get()
+        self.ended().is_some()
+    }
+
+    /// Why the sweeper has ended the connection, if it has.
+    pub fn ended(&self) -> Option<Ended> {
+        self.cell.ended.get()
     }
 
     /// Marks the connection idle since `now`, to be closed at `deadline`.
@@ -182,7 +245,7 @@ impl Watch {
     /// Marks the connection busy. If it was to be closed, what it has received came first.
     pub fn set_busy(&self) {
         self.cell.idle_since.set(Mono::NEVER);
-        self.cell.expired.set(false);
+        self.cell.ended.set(None);
         self.cell.reclaimable.set(false);
         self.disarm();
     }
@@ -249,8 +312,16 @@ mod tests {
             watches.iter().map(Watch::expired).collect::<Vec<_>>(),
             [false, true, false]
         );
+        assert_eq!(sweeper.longest_idle(), at(5), "what is closed does not count");
         assert!(sweeper.close_longest_idle(at(1000)));
         assert!(!sweeper.close_longest_idle(at(1000)));
+        sweeper.sweep(at(1000));
+        assert_eq!(
+            sweeper.longest_idle(),
+            at(900),
+            "too fresh to be closed, but idle"
+        );
+        assert_eq!(watches[1].ended(), Some(Ended::MadeRoom));
     }
 
     #[test]

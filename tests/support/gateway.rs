@@ -3,6 +3,7 @@
 //! The farewell is the gateway's own books, told per destination when it ends: what a test compares with what its sinks
 //! and peers have counted. Not responsible for destinations.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Command;
@@ -11,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::peer::Peer;
-use super::{Answer, Client, Ended, Process};
+use super::{Answer, Client, Ended, Process, get};
 
 /// A running gateway.
 pub struct Gateway {
@@ -19,6 +20,8 @@ pub struct Gateway {
     pub process: Process,
     /// Where it takes pushes.
     pub address: SocketAddr,
+    /// Where it tells how it does, if it was started with `--admin`.
+    pub admin: Option<SocketAddr>,
 }
 
 /// What a gateway said of one destination at its end, in parcels.
@@ -70,27 +73,48 @@ impl Gateway {
 
     /// The same through a launcher, which gets `first` in front of the gateway's arguments.
     pub fn start_by<S: AsRef<str>>(launcher: Command, first: &[&str], engine: &str, flags: &[S]) -> Self {
-        let fixed = [
-            "run",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "off",
-            "--log",
-            "json",
-            "--no-pin",
-        ];
+        let fixed = ["run", "--listen", "127.0.0.1:0", "--log", "json", "--no-pin"];
         let mut args = [first, &fixed, &["--engine", engine]].concat();
         args.extend(flags.iter().map(AsRef::as_ref));
-        if !args.contains(&"--cores") {
-            args.extend(["--cores", "1"]);
+        for (flag, value) in [("--cores", "1"), ("--admin", "off")] {
+            if !args.contains(&flag) {
+                args.extend([flag, value]);
+            }
         }
         let mut process = Process::start_by(launcher, &args);
+        let admin = Cell::new(None);
         let address = process.log("address", |line| {
             let line: Value = serde_json::from_str(line).ok()?;
-            (line["message"] == "listening").then(|| line["address"].as_str()?.parse().ok())?
+            let address = || line["address"].as_str()?.parse().ok();
+            if line["message"] == "admin port" {
+                admin.set(address());
+            }
+            (line["message"] == "listening").then(address)?
         });
-        Self { process, address }
+        let admin = admin.get();
+        Self {
+            process,
+            address,
+            admin,
+        }
+    }
+
+    /// The value of a series as `/metrics` writes it, such as `a_total{x="1"}`; needs `--admin 127.0.0.1:0`.
+    pub fn metric(&self, series: &str) -> f64 {
+        let text = get(self.admin.expect("an admin port"), "/metrics").text();
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("no {series} in\n{text}"));
+        value
+            .parse()
+            .unwrap_or_else(|error| panic!("{series} {value}: {error}"))
+    }
+
+    /// File descriptors that are open in it.
+    pub fn descriptors(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.process.id());
+        std::fs::read_dir(folder).expect("the process lives").count()
     }
 
     /// A client of its own.

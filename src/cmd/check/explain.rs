@@ -282,6 +282,16 @@ fn limits(plan: &Plan) -> Section {
             ),
         )
         .line(
+            "connection age",
+            match plan.max_connection_age {
+                Some(age) => format!(
+                    "closed behind an answer or while idle at {}, give or take a tenth",
+                    time(age)
+                ),
+                None => "no limit".into(),
+            },
+        )
+        .line(
             "time",
             format!(
                 "{} for a request to arrive, {} for its answer to be taken, {} between two requests",
