@@ -161,7 +161,8 @@ impl Gateway {
         us.status.set_up(false);
         us.status
             .failed("connection refused <script>alert(2)</script>".into());
-        us.status.set_waiting(Some(clock::now()), 1);
+        us.status.set_waiting(Some(clock::now()));
+        us.status.set_window(1, [0, 2, 1, 0]);
         us.begin_attempt();
         us.take().unwrap().ticket.resolve(Outcome::Answered {
             status: 400,

@@ -28,6 +28,8 @@ pub fn effective(observed: &Observed) -> Value {
         let derived = json!({
             "owner_core": plan.writer_core(index),
             "connections_max": destination.inflight,
+            "window_parcels_min": 1,
+            "window_parcels_max": destination.inflight,
             "queue_bytes_max": destination.queue_limit,
         });
         (destination.name.clone(), derived)

@@ -13,6 +13,7 @@ use super::Observed;
 use super::process;
 use super::text::{Encoder, Family, Format, Kind, Samples, Value};
 use crate::fanout::gate::{Amount, Books};
+use crate::fanout::status::Cut;
 use crate::fanout::{DropReason, Gate, SpoolLink, Status};
 use crate::inbound::tally::{Closed, Requests};
 use crate::runtime::clock;
@@ -121,7 +122,7 @@ pub fn closed_connections(observed: &Observed) -> [(&'static str, u64); Closed::
 }
 
 /// Every metric, in the order of a scrape.
-pub static ROWS: [Row; 54] = [
+pub static ROWS: [Row; 56] = [
     row(
         "pyrotee_build_info",
         Kind::Info,
@@ -447,9 +448,41 @@ pub static ROWS: [Row; 54] = [
         Kind::Gauge,
         "parcels",
         &["destination"],
-        "Parcels that may be in flight at a time now: inflight, or 1 while a destination that was \
-         down is probed.",
+        "Parcels that may be in flight at a time now. It opens with good answers and shuts on \
+         trouble; 1 while a destination that is down is probed, 0 between probes.",
         Read::Each(|gate, _| Some(gate.status.window().into())),
+    ),
+    row(
+        "pyrotee_destination_window_limit_parcels",
+        Kind::Gauge,
+        "parcels",
+        &["destination"],
+        "What pyrotee_destination_window_parcels may reach (inflight).",
+        Read::All(|seen, out| {
+            for plan in seen
+                .observed
+                .plan
+                .destinations
+                .iter()
+                .filter(|plan| plan.is_http())
+            {
+                out.add(&[&plan.name], plan.inflight as u64);
+            }
+        }),
+    ),
+    row(
+        "pyrotee_destination_window_cuts_total",
+        Kind::Counter,
+        "cuts",
+        &["destination", "reason"],
+        "How often the window was shut on trouble, by reason.",
+        Read::All(|seen, out| {
+            for (gate, _) in &seen.gates {
+                for (cut, count) in Cut::ALL.iter().zip(gate.status.window_cuts()) {
+                    out.add(&[&gate.name, cut.label()], count);
+                }
+            }
+        }),
     ),
     row(
         "pyrotee_destination_up",

@@ -136,6 +136,10 @@ pub struct Destination {
     pub in_flight_parcels: u64,
     /// How many may be.
     pub window_parcels: u64,
+    /// How many that may become (`inflight`); `null` for an archive, which writes one after the other.
+    pub window_parcels_max: Option<u64>,
+    /// How often that was cut down on trouble.
+    pub window_cuts: u64,
     /// Body bytes queued and in flight in memory, now and at most.
     pub queue_bytes: Share,
     /// What is on disk; `null` without a spool.
@@ -340,6 +344,10 @@ impl Destination {
             queued_parcels: books.queued_parcels(),
             in_flight_parcels: books.in_flight,
             window_parcels: status.window(),
+            window_parcels_max: plan
+                .filter(|plan| plan.is_http())
+                .map(|plan| plan.inflight as u64),
+            window_cuts: status.window_cuts().iter().sum(),
             queue_bytes: Share {
                 used: books.held_bytes.saturating_sub(books.spooled_bytes),
                 limit: gate.bytes_max(),

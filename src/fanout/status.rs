@@ -24,6 +24,7 @@ pub struct Status {
     retries: AtomicU64,
     oldest: AtomicU64,
     window: AtomicU64,
+    cuts: [AtomicU64; Cut::ALL.len()],
     last_success: AtomicU64,
     last_error: Mutex<Option<LastError>>,
     latency: [Histogram<11>; 4],
@@ -47,6 +48,34 @@ pub enum Span {
     Downstream,
 }
 
+/// Why a destination's window was shut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Even the fastest answers took long.
+    Slow,
+    /// It answered 429, 503 or the like.
+    Overloaded,
+    /// It did not answer.
+    Silent,
+    /// This process had no file descriptor left for one more connection.
+    NoDescriptors,
+}
+
+impl Cut {
+    /// Every reason, in the order of its index.
+    pub const ALL: [Self; 4] = [Self::Slow, Self::Overloaded, Self::Silent, Self::NoDescriptors];
+
+    /// The `reason` label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Slow => "slow",
+            Self::Overloaded => "overloaded",
+            Self::Silent => "silent",
+            Self::NoDescriptors => "no_descriptors",
+        }
+    }
+}
+
 impl Default for Status {
     fn default() -> Self {
         Self {
@@ -57,6 +86,7 @@ impl Default for Status {
             retries: AtomicU64::new(0),
             oldest: AtomicU64::new(Mono::NEVER.0),
             window: AtomicU64::new(0),
+            cuts: [const { AtomicU64::new(0) }; Cut::ALL.len()],
             last_success: AtomicU64::new(0),
             last_error: Mutex::new(None),
             latency: [const { Histogram::new(&LATENCY_BOUNDS) }; 4],
@@ -148,11 +178,18 @@ impl Status {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Notes when the oldest waiting parcel was accepted, and how many requests may be in flight.
-    pub fn set_waiting(&self, oldest: Option<Mono>, window: usize) {
+    /// Notes when the oldest waiting parcel was accepted.
+    pub fn set_waiting(&self, oldest: Option<Mono>) {
         self.oldest
             .store(oldest.unwrap_or(Mono::NEVER).0, Ordering::Relaxed);
+    }
+
+    /// Notes how many requests may be in flight, and how often that was cut down.
+    pub fn set_window(&self, window: usize, cuts: [u64; Cut::ALL.len()]) {
         self.window.store(window as u64, Ordering::Relaxed);
+        for (cell, count) in self.cuts.iter().zip(cuts) {
+            cell.store(count, Ordering::Relaxed);
+        }
     }
 
     /// How long the oldest waiting parcel has waited.
@@ -166,6 +203,11 @@ impl Status {
     /// Requests that may be in flight now.
     pub fn window(&self) -> u64 {
         self.window.load(Ordering::Relaxed)
+    }
+
+    /// How often the window was shut, in the order of [`Cut::ALL`].
+    pub fn window_cuts(&self) -> [u64; Cut::ALL.len()] {
+        Cut::ALL.map(|cut| self.cuts[cut as usize].load(Ordering::Relaxed))
     }
 
     /// Notes how long something took.
@@ -197,6 +239,13 @@ mod tests {
     fn latencies_are_listed_in_the_order_of_their_index() {
         for (index, (route, span, _)) in Status::LATENCIES.iter().enumerate() {
             assert_eq!(latency_index(*route, *span), index);
+        }
+    }
+
+    #[test]
+    fn cuts_are_listed_in_the_order_of_their_index() {
+        for (index, cut) in Cut::ALL.iter().enumerate() {
+            assert_eq!(*cut as usize, index);
         }
     }
 

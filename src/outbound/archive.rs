@@ -41,7 +41,7 @@ use std::time::Duration;
 use self::store::{Store, StoreError};
 use super::backoff;
 use crate::fanout::queue::Queue;
-use crate::fanout::status::Span;
+use crate::fanout::status::{Cut, Span};
 use crate::fanout::{DropReason, Gate, Outcome, Parcel};
 use crate::runtime::clock::{self, Mono};
 
@@ -167,7 +167,8 @@ impl Archivist {
                 None => wait_for_ring(self.setup.gate, &waker, self.wake_at()),
             }
             let window = usize::from(self.failures == 0);
-            self.setup.gate.status.set_waiting(self.oldest(), window);
+            self.setup.gate.status.set_waiting(self.oldest());
+            self.setup.gate.status.set_window(window, [0; Cut::ALL.len()]);
         }
     }
 
@@ -339,7 +340,7 @@ impl Archivist {
         for parcel in std::mem::take(&mut self.waiting).into_values() {
             parcel.ticket.drop_for(DropReason::Shutdown);
         }
-        self.setup.gate.status.set_waiting(None, 0);
+        self.setup.gate.status.set_waiting(None);
     }
 }
 

@@ -26,6 +26,7 @@ use crate::http::{
     ResponseReader, parse_retry_after,
 };
 use crate::runtime::clock::{self, Mono};
+use crate::runtime::descriptors::{self, SHORTAGE_PAUSE, Side};
 use crate::runtime::socket;
 use crate::runtime::sweeper::{Expiry, Sweeper, Watch};
 
@@ -38,12 +39,23 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// A connection unused for longer is looked at before it is used: one system call that saves a failed send.
 const QUIET_CHECK_AFTER: Duration = Duration::from_secs(1);
 
+/// An unused connection is closed after this time. Below the keep-alive of common servers and balancers (60 s and up), so
+/// that we close first.
+const IDLE_MAX: Duration = Duration::from_secs(55);
+/// Shortest and longest silence of a peer's kernel before it is given up.
+const SILENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
 /// Why an attempt has no answer. Never shown with an address or a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttemptError {
     /// Its name has not resolved.
     #[error("its name does not resolve")]
     Unresolved,
+    /// No descriptor for a connection; nothing was tried.
+    #[error(
+        "this process has no file descriptor left to connect with; raise the limit of open files (ulimit -n)"
+    )]
+    NoDescriptors,
     /// No connection.
     #[error("cannot connect: {0}")]
     Connect(io::ErrorKind),
@@ -94,18 +106,24 @@ pub struct Exchanged {
 }
 
 impl Connection {
-    /// Connects to `address` within `timeout`. A peer that acknowledges nothing for `silence_max` is given up.
+    /// Connects to `address` within `timeout`, for attempts of at most `remote_timeout`.
     pub async fn open(
         address: SocketAddr,
         timeout: Duration,
-        silence_max: Duration,
+        remote_timeout: Duration,
         sweeper: &Rc<Sweeper>,
     ) -> Result<Self, AttemptError> {
         let stream = match monoio::time::timeout(timeout, TcpStream::connect_addr(address)).await {
-            Ok(connected) => connected.map_err(|error| AttemptError::Connect(error.kind()))?,
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if descriptors::is_shortage(&error) => {
+                descriptors::ran_out(Side::Outbound);
+                monoio::time::sleep(SHORTAGE_PAUSE).await;
+                return Err(AttemptError::NoDescriptors);
+            }
+            Ok(Err(error)) => return Err(AttemptError::Connect(error.kind())),
             Err(_) => return Err(AttemptError::Connect(io::ErrorKind::TimedOut)),
         };
-        socket::tune_destination(&stream, silence_max);
+        socket::tune_destination(&stream, silence_max(remote_timeout));
         let fd = stream.as_raw_fd();
         let (read, write) = stream.into_split();
         Ok(Self {
@@ -128,10 +146,15 @@ impl Connection {
         !self.watch.expired() && (now.since(self.last_used) < QUIET_CHECK_AFTER || socket::is_quiet(self.fd))
     }
 
-    /// Keeps it for the next request, until `idle_until`.
-    pub fn rest(&mut self, now: Mono, idle_until: Mono) {
+    /// Whether it is worth keeping without a request: not unused for longer than [`IDLE_MAX`], and not closed by the peer.
+    /// One system call.
+    pub fn is_worth_keeping(&self, now: Mono) -> bool {
+        now.since(self.last_used) < IDLE_MAX && socket::is_quiet(self.fd)
+    }
+
+    /// Keeps it for the next request.
+    pub fn rest(&mut self, now: Mono) {
         self.last_used = now;
-        self.watch.arm(idle_until, Expiry::Stop);
     }
 
     /// Sends what `scratch.gather` holds and reads the answer, both before `deadline`.
@@ -144,6 +167,11 @@ impl Connection {
         let result = self.send_and_receive(scratch).await;
         scratch.gather.clear();
         self.watch.disarm();
+        if result.is_err() {
+            // Otherwise the kernel goes on sending what it still holds of the request, long after we have closed: a
+            // destination that comes back would get it from there, and once more from us.
+            socket::reset_on_close(self.fd);
+        }
         match result {
             Err(_) if self.watch.expired() => Err(AttemptError::TimedOut),
             result => result,
@@ -188,6 +216,13 @@ impl Connection {
         scratch.received = received;
         result
     }
+}
+
+/// How long a peer's kernel may acknowledge nothing: half an attempt, so that what is left of it can go over another
+/// connection. A live host acknowledges within its round-trip time however slow its server is, unless the server has not
+/// read for so long that its receive buffer is full.
+fn silence_max(remote_timeout: Duration) -> Duration {
+    (remote_timeout / 2).clamp(SILENCE.0, SILENCE.1)
 }
 
 /// Writes the rest of a message while listening. Returns whether all of it went out (false: a refusal came first), what was

@@ -16,6 +16,7 @@ use super::backoff;
 use super::health::Health;
 use super::waiting::Waiting;
 use crate::fanout::queue::Queue;
+use crate::fanout::status::Cut;
 use crate::fanout::{AckMode, DropReason, Gate, Outcome, Parcel, SpoolLink};
 use crate::profile::connect::Code;
 use crate::runtime::clock::Mono;
@@ -57,6 +58,29 @@ pub enum Trouble {
     },
     /// No answer.
     Silent,
+    /// Not asked: this process had no file descriptor left for a connection.
+    NoDescriptors,
+}
+
+impl Trouble {
+    /// What it says about how much the destination should be asked.
+    fn cut(self) -> Option<Cut> {
+        match self {
+            Self::Silent => Some(Cut::Silent),
+            Self::NoDescriptors => Some(Cut::NoDescriptors),
+            Self::Answered {
+                code: Some(Code::ResourceExhausted | Code::Unavailable),
+                ..
+            } => Some(Cut::Overloaded),
+            // 422 is retried only where it is an old rate limit.
+            Self::Answered {
+                status: 422 | 429 | 503,
+                code: None,
+                ..
+            } => Some(Cut::Overloaded),
+            Self::Answered { .. } => None,
+        }
+    }
 }
 
 /// One destination's parcels between queue and wire.
@@ -109,6 +133,7 @@ impl Desk {
 
     /// The next parcel to put on the wire, if one may be now. It is in flight until [`Desk::conclude`].
     pub fn next(&mut self, now: Mono, random: f64) -> Option<Parcel> {
+        self.health.step(now, random);
         let window = self.health.window(now);
         self.take_due(now, window, random);
         if self.in_flight >= window {
@@ -125,6 +150,11 @@ impl Desk {
         Some(parcel)
     }
 
+    /// An attempt that is about to be concluded as delivered took so long.
+    pub fn observe(&mut self, took: Duration, now: Mono) {
+        self.health.window_mut().observe(took, self.in_flight, now);
+    }
+
     /// The parcel's attempt is over: delivered or finally refused. The destination has answered.
     /// Returns whether it was down until now.
     pub fn conclude(&mut self, parcel: Parcel, outcome: Outcome) -> bool {
@@ -133,16 +163,22 @@ impl Desk {
             self.health.earn_by_delivery();
         }
         parcel.ticket.resolve(outcome);
+        self.health.window_mut().ended_well();
         self.health.answered()
     }
 
     /// The parcel's attempt is over and failed: it waits for the next one, or is given up.
     /// Returns whether the destination changed between up and down.
     pub fn trouble(&mut self, parcel: Parcel, trouble: Trouble, now: Mono, random: f64) -> bool {
+        match trouble.cut() {
+            Some(cut) => self.health.window_mut().ended_badly(cut, self.in_flight),
+            None => self.health.window_mut().ended_otherwise(),
+        }
         self.in_flight -= 1;
         let changed = match trouble {
             Trouble::Answered { .. } => self.health.answered(),
             Trouble::Silent => self.health.failed(now, self.limits.min_backoff, random),
+            Trouble::NoDescriptors => false,
         };
         self.wait_or_give_up(parcel, trouble, now, random);
         changed
@@ -182,6 +218,11 @@ impl Desk {
     /// Requests that may be in flight now.
     pub fn window(&self, now: Mono) -> usize {
         self.health.window(now)
+    }
+
+    /// How often that was cut down, in the order of [`Cut::ALL`].
+    pub fn window_cuts(&self) -> [u64; Cut::ALL.len()] {
+        self.health.window_cuts()
     }
 
     /// Parcels on the wire.
@@ -278,7 +319,12 @@ impl Desk {
     }
 
     fn wait_or_give_up(&mut self, mut parcel: Parcel, trouble: Trouble, now: Mono, random: f64) {
-        if trouble == Trouble::Silent && !self.is_up() && !parcel.is_awaited() {
+        let not_its_fault = match trouble {
+            Trouble::Silent => !self.is_up(),
+            Trouble::NoDescriptors => true,
+            Trouble::Answered { .. } => false,
+        };
+        if not_its_fault && !parcel.is_awaited() {
             self.queue.put_back(parcel.ticket.push().accepted, parcel);
             return;
         }
@@ -291,14 +337,14 @@ impl Desk {
             let reason = DropReason::RetriesExhausted;
             parcel.ticket.resolve(match trouble {
                 Trouble::Answered { status, code, .. } => Outcome::Answered { status, code, reason },
-                Trouble::Silent => Outcome::Unanswered { reason },
+                Trouble::Silent | Trouble::NoDescriptors => Outcome::Unanswered { reason },
             });
             return;
         }
         let push = parcel.ticket.push().clone();
         let after = match trouble {
             Trouble::Answered { after, .. } => after,
-            Trouble::Silent => None,
+            Trouble::Silent | Trouble::NoDescriptors => None,
         };
         let limits = &self.limits;
         let wait = backoff::wait(
@@ -630,12 +676,13 @@ mod tests {
                         }
                     }
                     _ if wire.is_empty() => {}
-                    4 => { bench.desk.conclude(wire.swap_remove(random.usize(..wire.len())), Outcome::Delivered); }
+                    4 => { bench.desk.observe(Duration::from_millis(amount), at(now)); bench.desk.conclude(wire.swap_remove(random.usize(..wire.len())), Outcome::Delivered); }
                     _ => {
                         let parcel = wire.swap_remove(random.usize(..wire.len()));
-                        let trouble = match amount % 3 {
+                        let trouble = match amount % 4 {
                             0 => Trouble::Answered { status: 503, code: None, after: Some(Duration::from_secs(1)) },
                             1 => Trouble::Answered { status: 429, code: None, after: None },
+                            2 => Trouble::NoDescriptors,
                             _ => Trouble::Silent,
                         };
                         bench.desk.trouble(parcel, trouble, at(now), random.f64());

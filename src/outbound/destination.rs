@@ -6,7 +6,8 @@
 //!                                                                        └▶ idle, until the dispatcher hands it one
 //! ```
 //! A lane owns one connection and the memory for one exchange. The lane used last is handed the next parcel, so few
-//! connections stay warm and the others close.
+//! connections stay warm. A lane lives as long as its connection is worth keeping: one whose peer has closed, whose address
+//! the name no longer has, or that was unused for too long is dismissed within a second and gives its descriptor back.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -28,9 +29,6 @@ use crate::runtime::sweeper::Sweeper;
 
 /// Redirects followed for one attempt, as in Alloy (WIRE.md 4.2).
 const REDIRECTS_MAX: usize = 10;
-/// An unused connection is closed after this time. Below the keep-alive of common servers and balancers (60 s and up), so
-/// that we close first.
-const IDLE_MAX: Duration = Duration::from_secs(55);
 /// Without anything to do the dispatcher still looks for parcels that have grown too old.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the age of the oldest waiting parcel is worked out: it takes a look at every waiting retry.
@@ -63,13 +61,20 @@ pub struct Destination {
     turn: Cell<usize>,
 }
 
-/// Where an idle lane is handed its next parcel, and where a busy one keeps its parcel, so that it can be saved when the
-/// core ends.
+/// Where an idle lane leaves its connection and is handed its next parcel, and where a busy one keeps its parcel, so that it
+/// can be saved when the core ends.
 #[derive(Default)]
 struct Slot {
     carried: RefCell<Option<Parcel>>,
-    parcel: RefCell<Option<Parcel>>,
+    connection: RefCell<Option<Connection>>,
+    word: RefCell<Option<Word>>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// What an idle lane waits for.
+enum Word {
+    Parcel(Parcel),
+    Dismissed,
 }
 
 impl Destination {
@@ -92,6 +97,7 @@ impl Destination {
             turn: Cell::new(0),
         });
         monoio::spawn(destination.clone().dispatch());
+        monoio::spawn(destination.clone().tidy());
         destination
     }
 
@@ -142,7 +148,8 @@ impl Destination {
                     looked_at = now;
                     let oldest = desk.oldest();
                     has_waiting = oldest.is_some();
-                    self.setup.gate.status.set_waiting(oldest, desk.window(now));
+                    self.setup.gate.status.set_waiting(oldest);
+                    self.show_window(&desk, now);
                 }
                 desk.wake_at(now)
             };
@@ -160,6 +167,31 @@ impl Destination {
         }
     }
 
+    /// Closes connections that are not worth keeping, as long as the core lives.
+    async fn tidy(self: Rc<Self>) {
+        loop {
+            monoio::time::sleep(HOUSEKEEPING).await;
+            let now = clock::now();
+            self.idle.borrow_mut().retain(|slot| {
+                let keep = slot.connection.borrow().as_ref().is_some_and(|connection| {
+                    self.setup.addresses.contains(connection.address()) && connection.is_worth_keeping(now)
+                });
+                if !keep {
+                    slot.say(Word::Dismissed);
+                }
+                keep
+            });
+            self.show_window(&self.desk.borrow(), now);
+        }
+    }
+
+    fn show_window(&self, desk: &Desk, now: Mono) {
+        self.setup
+            .gate
+            .status
+            .set_window(desk.window(now), desk.window_cuts());
+    }
+
     fn next(&self, now: Mono) -> Option<Parcel> {
         let parcel = self.desk.borrow_mut().next(now, fastrand::f64())?;
         self.setup.gate.begin_attempt();
@@ -168,12 +200,7 @@ impl Destination {
 
     fn hand_out(self: &Rc<Self>, parcel: Parcel) {
         match self.idle.borrow_mut().pop() {
-            Some(slot) => {
-                slot.parcel.replace(Some(parcel));
-                if let Some(waker) = slot.waker.take() {
-                    waker.wake();
-                }
-            }
+            Some(slot) => slot.say(Word::Parcel(parcel)),
             None => drop(monoio::spawn(self.clone().lane(parcel))),
         }
     }
@@ -200,12 +227,26 @@ impl Destination {
             self.conclude(carried, result, started, now);
             parcel = match self.next_after_exchange(now) {
                 Some(next) => next,
-                None => {
-                    self.idle.borrow_mut().push(slot.clone());
-                    slot.handed().await
-                }
+                None => match self.rest(&mut lane, &slot).await {
+                    Word::Parcel(next) => next,
+                    Word::Dismissed => break,
+                },
             };
         }
+        lane.close();
+        self.lanes.borrow_mut().retain(|other| !Rc::ptr_eq(other, &slot));
+    }
+
+    /// Waits for the next parcel. A lane without a connection has nothing to wait with.
+    async fn rest(&self, lane: &mut Lane, slot: &Rc<Slot>) -> Word {
+        let Some(connection) = lane.connection.take() else {
+            return Word::Dismissed;
+        };
+        slot.connection.replace(Some(connection));
+        self.idle.borrow_mut().push(slot.clone());
+        let word = slot.heard().await;
+        lane.connection = slot.connection.take();
+        word
     }
 
     fn next_after_exchange(&self, now: Mono) -> Option<Parcel> {
@@ -219,6 +260,13 @@ impl Destination {
         let status = &gate.status;
         let (route, accepted) = (parcel.ticket.push().route, parcel.ticket.push().accepted);
         gate.end_attempt();
+        if let Err(error @ AttemptError::NoDescriptors) = &result {
+            self.note_trouble(&error.to_string());
+            let mut desk = self.desk.borrow_mut();
+            desk.trouble(parcel, Trouble::NoDescriptors, now, fastrand::f64());
+            drop(desk);
+            return self.note_change(false, now);
+        }
         status.attempted(parcel.attempts > 0);
         status.observe(route, Span::Downstream, now.since(started));
         let decision = match &result {
@@ -238,7 +286,9 @@ impl Destination {
             Decision::Delivered => {
                 status.delivered();
                 status.observe(route, Span::Endpoint, now.since(accepted));
-                self.desk.borrow_mut().conclude(parcel, Outcome::Delivered)
+                let mut desk = self.desk.borrow_mut();
+                desk.observe(now.since(started), now);
+                desk.conclude(parcel, Outcome::Delivered)
             }
             Decision::Retry { after, code } => {
                 self.note_trouble(&answer_text(
@@ -334,9 +384,16 @@ fn answer_text(status: u16, code: Option<&str>, consequence: &str) -> String {
 }
 
 impl Slot {
-    async fn handed(&self) -> Parcel {
-        poll_fn(|context| match self.parcel.take() {
-            Some(parcel) => Poll::Ready(parcel),
+    fn say(&self, word: Word) {
+        self.word.replace(Some(word));
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    async fn heard(&self) -> Word {
+        poll_fn(|context| match self.word.take() {
+            Some(word) => Poll::Ready(word),
             None => {
                 self.waker.replace(Some(context.waker().clone()));
                 Poll::Pending
@@ -414,8 +471,7 @@ impl Lane {
             match connection.exchange(&mut self.scratch, deadline).await {
                 Ok(exchanged) => {
                     if exchanged.reusable {
-                        let now = clock::now();
-                        connection.rest(now, now.after(IDLE_MAX));
+                        connection.rest(clock::now());
                         self.connection = Some(connection);
                     } else {
                         self.count_closed();
@@ -491,6 +547,13 @@ impl Lane {
         .await?;
         destination.setup.gate.status.connection(1);
         Ok(connection)
+    }
+
+    /// Gives up the connection, if there is one.
+    fn close(mut self) {
+        if self.connection.take().is_some() {
+            self.count_closed();
+        }
     }
 
     fn count_closed(&self) {

@@ -1,13 +1,14 @@
-//! Whether a destination is asked at all: its window, its way down and up again, and its retry budget. Pure.
+//! Whether a destination is asked at all: its way down and up again, and its retry budget. Pure.
 //!
 //! ```text
 //!            DOWN_AFTER failures in a row
 //!      ┌──────┐ ─────────────────────▶ ┌──────┐ ── probe fails: wait longer (min_backoff·2^n, ≤ PROBE_WAIT_MAX) ──┐
 //!      │  up  │                        │ down │ ◀────────────────────────────────────────────────────────────────┘
 //!      └──────┘ ◀───────────────────── └──────┘   one probe at a time
-//!        window ramps from RAMP_START     a probe is answered (any status)
+//!        the window restarts              a probe is answered (any status)
 //! ```
 //! A failure is an attempt without an answer: refused, reset, unresolved, timed out. Any HTTP answer is a sign of life.
+//! How much an up destination is asked is the work of [`Window`].
 //!
 //! The retry budget keeps a destination in trouble from being stormed: a first attempt earns [`RETRY_SHARE`] of a retry, a
 //! retry costs one, and [`RETRIES_PER_SECOND`] come with time so that little traffic can retry too. A delivery earns a
@@ -16,14 +17,14 @@
 
 use std::time::Duration;
 
+use super::window::Window;
+use crate::fanout::status::Cut;
 use crate::runtime::clock::Mono;
 
 /// Failures in a row that make a destination down.
 pub const DOWN_AFTER: u32 = 5;
 /// Longest wait between probes: a destination that is back gets its profiles within seconds.
 pub const PROBE_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Requests in flight right after a destination came back; each success adds one, up to `--inflight`.
-pub const RAMP_START: usize = 2;
 /// Retries that one first attempt earns: at most 20 % of a destination's traffic (DESIGN.md section 6).
 pub const RETRY_SHARE: f64 = 0.2;
 /// Retries that come with time.
@@ -34,8 +35,7 @@ const RETRIES_SAVED_MAX: f64 = 100.0;
 /// The state of one destination.
 #[derive(Debug)]
 pub struct Health {
-    window_max: usize,
-    window: usize,
+    window: Window,
     failures: u32,
     down: Option<Down>,
     retries: f64,
@@ -53,8 +53,7 @@ impl Health {
     pub fn new(window_max: usize, now: Mono) -> Self {
         let retries = RETRIES_SAVED_MAX;
         Self {
-            window_max,
-            window: window_max,
+            window: Window::new(window_max),
             failures: 0,
             down: None,
             retries,
@@ -65,7 +64,7 @@ impl Health {
     /// How many requests may be in flight now.
     pub fn window(&self, now: Mono) -> usize {
         match &self.down {
-            None => self.window,
+            None => self.window.size(),
             Some(down) if now >= down.probe_at => 1,
             Some(_) => 0,
         }
@@ -81,15 +80,29 @@ impl Health {
         self.down.as_ref().map(|down| down.probe_at)
     }
 
+    /// Lets time pass. `random` is in `[0, 1)`.
+    pub fn step(&mut self, now: Mono, random: f64) {
+        self.window.step(now, random);
+    }
+
+    /// What the ends of attempts do to the window.
+    pub fn window_mut(&mut self) -> &mut Window {
+        &mut self.window
+    }
+
+    /// How often the window was shut, in the order of [`Cut::ALL`].
+    pub fn window_cuts(&self) -> [u64; Cut::ALL.len()] {
+        self.window.cuts()
+    }
+
     /// The destination answered something. Returns whether it was down until now.
     pub fn answered(&mut self) -> bool {
         self.failures = 0;
-        if self.down.take().is_some() {
-            self.window = RAMP_START.min(self.window_max);
-            return true;
+        let was_down = self.down.take().is_some();
+        if was_down {
+            self.window.restart();
         }
-        self.window = (self.window + 1).min(self.window_max);
-        false
+        was_down
     }
 
     /// An attempt ended without an answer. Returns whether this made the destination down. `random` is in `[0, 1)`.
@@ -138,6 +151,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbound::window::RAMP_START;
 
     const BACKOFF: Duration = Duration::from_millis(500);
 
@@ -188,7 +202,10 @@ mod tests {
         fail(&mut health, DOWN_AFTER);
         assert!(health.answered());
         assert_eq!(health.window(at(0)), RAMP_START);
-        (0..20).for_each(|_| assert!(!health.answered()));
+        for millis in (0..3000).step_by(100) {
+            health.step(at(millis), 0.5);
+            assert!(!health.answered());
+        }
         assert_eq!(health.window(at(0)), 8);
     }
 

@@ -1,7 +1,7 @@
 //! From parcel to outcome: one destination, its connections, its retries.
 //!
 //! Pure and tested without a socket: [`classify`] (what an answer means), [`backoff`] (how long to wait), [`health`] (up,
-//! down, window, retry budget), [`waiting`] (retries by due time and age), [`desk`]
+//! down, retry budget), [`window`] (how many at a time), [`waiting`] (retries by due time and age), [`desk`]
 //! (what goes next). Around them: [`connection`] (one request and its answer),
 //! [`destination`] (dispatcher and lanes), [`addresses`] (where names lead). On disk instead: [`archive`].
 
@@ -17,3 +17,4 @@ mod gather;
 pub mod head;
 pub mod health;
 pub mod waiting;
+pub mod window;

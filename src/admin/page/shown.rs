@@ -297,11 +297,15 @@ impl Shown {
             "in_flight",
             match one.window_parcels {
                 0 => count(one.in_flight_parcels),
-                _ => format!(
-                    "{} of {}",
-                    count(one.in_flight_parcels),
-                    count(one.window_parcels)
-                ),
+                window => match one.window_parcels_max.filter(|max| window < *max) {
+                    Some(max) => format!(
+                        "{} of {}, at best {}",
+                        count(one.in_flight_parcels),
+                        count(window),
+                        count(max)
+                    ),
+                    None => format!("{} of {}", count(one.in_flight_parcels), count(window)),
+                },
             },
         );
         text("latency", latency(&one.latency));

@@ -12,6 +12,7 @@ use crate::config::{AckPolicy, DestinationPlan, DestinationTarget, LabelMode, Ov
 use crate::http::HeadLimits;
 use crate::inbound::ROOM_WAIT;
 use crate::outbound::health::{DOWN_AFTER, PROBE_WAIT_MAX};
+use crate::outbound::window::{RAMP_START, RAMP_STEP};
 use crate::runtime::engine::EngineChoice;
 
 /// For "so many of this size": what a profile usually has.
@@ -134,8 +135,10 @@ fn destination(one: &DestinationPlan, plan: &Plan) -> Section {
             .line(
                 "at a time",
                 format!(
-                    "up to {}, as many connections",
-                    show::several(one.inflight as u64, "request")
+                    "1 to {}, as many connections: more while answers come as fast, fewer while they are slow, 429 or \
+                     503; {RAMP_START} after an outage, doubling every {}",
+                    show::several(one.inflight as u64, "request"),
+                    show::duration(RAMP_STEP),
                 ),
             )
             .line(
