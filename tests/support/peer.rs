@@ -6,8 +6,10 @@
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use socket2::{SockFilter, SockRef};
 
 use super::DEADLINE;
 
@@ -86,9 +88,13 @@ pub struct Peer {
     /// Where it listens.
     pub address: SocketAddr,
     received: Receiver<Received>,
+    listener: TcpListener,
+    shared: Arc<Shared>,
 }
 
 struct Shared {
+    /// Every connection that is open.
+    streams: Mutex<Vec<(usize, TcpStream)>>,
     decide: Box<dyn Fn(&Received) -> Reply + Send + Sync>,
     sender: Mutex<(Sender<Received>, usize)>,
 }
@@ -120,8 +126,13 @@ impl Absent {
 
     /// Listens from now on and accepts everything.
     pub fn appear(self) -> Peer {
+        self.appear_deciding(|_| Reply::Ok)
+    }
+
+    /// The same, with `decide` asked for each request.
+    pub fn appear_deciding(self, decide: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Peer {
         self.0.listen(128).expect("it is bound");
-        Peer::on(self.0.into(), |_| Reply::Ok)
+        Peer::on(self.0.into(), decide)
     }
 }
 
@@ -142,18 +153,63 @@ impl Peer {
         let address = listener.local_addr().expect("it is bound");
         let (sender, received) = mpsc::channel();
         let shared = Arc::new(Shared {
+            streams: Mutex::default(),
             decide: Box::new(decide),
             sender: Mutex::new((sender, 0)),
         });
+        let peer = Self {
+            address,
+            received,
+            listener: listener.try_clone().expect("a descriptor"),
+            shared: shared.clone(),
+        };
         std::thread::spawn(move || {
             for (connection, stream) in listener.incoming().map_while(Result::ok).enumerate() {
                 let shared = shared.clone();
+                shared
+                    .streams()
+                    .push((connection, stream.try_clone().expect("a descriptor")));
                 std::thread::spawn(move || {
                     let _ended = serve(&stream, connection, &shared);
+                    shared.streams().retain(|(open, _)| *open != connection);
                 });
             }
         });
-        Self { address, received }
+        peer
+    }
+
+    /// Its host vanishes for the connections that are open now: no packet on them is seen, answered or reset any more.
+    pub fn vanish_from_connections(&self) {
+        for (_, stream) in self.shared.streams().iter() {
+            vanish(&SockRef::from(stream));
+        }
+    }
+
+    /// Its host vanishes altogether, for new connections too.
+    pub fn vanish(&self) {
+        vanish(&SockRef::from(&self.listener));
+        self.vanish_from_connections();
+    }
+
+    /// Its host is back.
+    pub fn reappear(&self) {
+        let _never_gone = SockRef::from(&self.listener).detach_filter();
+        for (_, stream) in self.shared.streams().iter() {
+            let _never_gone = SockRef::from(stream).detach_filter();
+        }
+    }
+
+    /// Closes all connections, once the answers under way are out.
+    pub fn close_connections(&self) {
+        for (_, stream) in self.shared.streams().iter() {
+            // Whoever waits for the next request finds the end.
+            let _closed_already = stream.shutdown(std::net::Shutdown::Read);
+        }
+    }
+
+    /// Connections that are open now.
+    pub fn connections(&self) -> usize {
+        self.shared.streams().len()
     }
 
     /// As a `--to` value.
@@ -179,6 +235,21 @@ impl Peer {
             panic!("{why}: got {request:?}");
         }
     }
+}
+
+impl Shared {
+    fn streams(&self) -> MutexGuard<'_, Vec<(usize, TcpStream)>> {
+        self.streams.lock().expect("nobody panics with it")
+    }
+}
+
+/// Makes the kernel drop every packet that comes in for a socket, without a word: a black hole that needs no rights.
+fn vanish(socket: &SockRef<'_>) {
+    // A classic BPF program of one instruction: keep 0 bytes of the packet.
+    const KEEP: u16 = 0x06;
+    socket
+        .attach_filter(&[SockFilter::new(KEEP, 0, 0, 0)])
+        .expect("a filter");
 }
 
 fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<()> {
@@ -216,7 +287,7 @@ fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<(
                 )?;
             }
             Reply::Close => return Ok(()),
-            Reply::Reset => return socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)),
+            Reply::Reset => return SockRef::from(stream).set_linger(Some(Duration::ZERO)),
         }
     }
     Ok(())
