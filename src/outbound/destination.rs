@@ -238,27 +238,12 @@ impl Destination {
                 Some(next) => (next, now),
                 None => match self.rest(&mut lane, &slot).await {
                     Word::Parcel(next, now) => (next, now),
-                    Word::Dismissed => {
-                        self.lanes.borrow_mut().retain(|other| !Rc::ptr_eq(other, &slot));
-                        return lane.close();
-                    }
+                    Word::Dismissed => break,
                 },
             };
         }
         lane.close();
         self.lanes.borrow_mut().retain(|other| !Rc::ptr_eq(other, &slot));
-    }
-
-    /// Waits for the next parcel. A lane without a connection has nothing to wait with.
-    async fn rest(&self, lane: &mut Lane, slot: &Rc<Slot>) -> Word {
-        let Some(connection) = lane.connection.take() else {
-            return Word::Dismissed;
-        };
-        slot.connection.replace(Some(connection));
-        self.idle.borrow_mut().push(slot.clone());
-        let word = slot.heard().await;
-        lane.connection = slot.connection.take();
-        word
     }
 
     /// Waits for the next parcel. A lane without a connection has nothing to wait with.
