@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::spools::Spools;
 use crate::admin::Observed;
-use crate::config::{AckPolicy, DestinationPlan, DestinationTarget, Plan};
+use crate::config::{AckPolicy, AuthPlan, DestinationPlan, DestinationTarget, Plan};
 use crate::fanout::{DestinationId, DropReason, Fanout, Gate};
 use crate::inbound::tally::Tally;
 use crate::inbound::{Connections, Inbound, InboundSetup};
@@ -34,6 +34,7 @@ use crate::outbound::credentials::Credentials;
 use crate::outbound::destination::{Destination, DestinationSetup};
 use crate::outbound::dns;
 use crate::outbound::head::{HeadWriter, Trace};
+use crate::outbound::oauth2::{TokenProblem, Tokens};
 use crate::outbound::secrets::{Keeper, SecretFiles};
 use crate::profile::labels::LabelRules;
 use crate::runtime::clock::{self, Mono};
@@ -424,16 +425,29 @@ fn prepare_secrets(
 ) -> anyhow::Result<Arc<Credentials>> {
     let files =
         SecretFiles::read(one).with_context(|| format!("--to {}: a secret cannot be had", one.name))?;
-    let lines = files.lines(one);
-    if files.is_empty() {
+    let tokens = match &one.auth {
+        AuthPlan::OAuth2(plan) => {
+            let proxies = plan.proxy.rules(|name| std::env::var(name).ok());
+            let proxies =
+                proxies.map_err(|problem| anyhow::anyhow!("--to {}: oauth2: {problem}", one.name))?;
+            Some(Tokens::new((**plan).clone(), &proxies))
+        }
+        _ => None,
+    };
+    let lines = files.lines(one, None);
+    if files.is_empty() && tokens.is_none() {
         return Ok(Arc::new(Credentials::fixed(lines)));
     }
     let (credentials, wishes) = Credentials::kept(lines);
+    if tokens.is_some() {
+        credentials.set(Err(TokenProblem::NotYet));
+    }
     let credentials = Arc::new(credentials);
     keepers.push(Keeper {
         gate,
         plan: one.clone(),
         files,
+        tokens,
         credentials: credentials.clone(),
         wishes,
     });

@@ -507,7 +507,8 @@ pub static ROWS: [Row; 57] = [
         Kind::Gauge,
         "",
         &["destination"],
-        "1 while one of its secret files cannot be used; the secret read last stays in use.",
+        "1 while one of its secret files cannot be used, and the secret read last stays in use, or its \
+         token endpoint gives no access token.",
         Read::Each(|gate, _| Some(gate.status.is_secrets_failing().into())),
     ),
     row(

@@ -21,6 +21,7 @@ use monoio::net::TcpStream;
 
 use super::classify::{BODY_BYTES_KEPT, Reply};
 use super::gather::Gather;
+use super::oauth2::TokenProblem;
 use crate::http::{
     ChunkLimits, ChunkedDecoder, HeadLimits, Piece, Progress, ResponseError, ResponseFraming, ResponseHead,
     ResponseReader, parse_retry_after,
@@ -56,6 +57,9 @@ pub enum AttemptError {
         "this process has no file descriptor left to connect with; raise the limit of open files (ulimit -n)"
     )]
     NoDescriptors,
+    /// Nothing says who we are, so nothing was sent.
+    #[error("no access token: {0}")]
+    NoToken(TokenProblem),
     /// No connection.
     #[error("cannot connect: {0}")]
     Connect(io::ErrorKind),

@@ -444,7 +444,13 @@ impl Lane {
             ..setup.head.aim(push.route)
         };
         let credentials = setup.head.credentials();
-        let used = credentials.lines().version;
+        let used = match credentials.ready() {
+            Ok(version) => version,
+            Err(_) => {
+                let _ = monoio::time::timeout(left(deadline), credentials.wanted()).await;
+                credentials.ready().map_err(AttemptError::NoToken)?
+            }
+        };
         let mut reply = self.exchange(push, own, started, deadline).await?;
         // A secret may just have been rotated: where there is a new one, it gets its chance.
         if reply.status == 401
@@ -452,6 +458,7 @@ impl Lane {
                 .await
                 .unwrap_or(false)
         {
+            credentials.ready().map_err(AttemptError::NoToken)?;
             reply = self.exchange(push, own, clock::recent(), deadline).await?;
         }
         let mut detour: Option<Detour> = None;

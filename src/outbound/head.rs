@@ -220,7 +220,7 @@ mod tests {
             max_retries: 0,
         };
         let plan = DestinationPlan::parse(to, &defaults).unwrap();
-        let lines = SecretFiles::read(&plan).unwrap().lines(&plan);
+        let lines = SecretFiles::read(&plan).unwrap().lines(&plan, None);
         let writer =
             HeadWriter::new(&plan, "id", Arc::new(Credentials::fixed(lines)), Trace::default()).unwrap();
         let mut push = push(5, AckMode::Detached, 1);

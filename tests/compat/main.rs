@@ -21,6 +21,7 @@ mod ingest;
 mod json;
 mod metrics;
 mod names;
+mod oauth2;
 mod proxy;
 mod push;
 mod query;
