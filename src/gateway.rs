@@ -25,7 +25,8 @@ use tokio::sync::{mpsc, watch};
 use self::spools::Spools;
 use crate::admin::Observed;
 use crate::config::{AckPolicy, AuthPlan, DestinationPlan, DestinationTarget, Plan};
-use crate::fanout::{DestinationId, DropReason, Fanout, Gate};
+use crate::fanout::call::CALLS_WAITING_MAX;
+use crate::fanout::{Calls, DestinationId, DropReason, Fanout, Gate};
 use crate::inbound::tally::Tally;
 use crate::inbound::{Connections, Inbound, InboundSetup};
 use crate::outbound::addresses::{Addresses, Lookup, Resolver};
@@ -121,6 +122,7 @@ impl Gateway {
             mut destinations,
             http,
             keepers,
+            calls,
         } = prepare_http(&plan, &gates, &resolver)?;
         let archives = start_archives(&plan, &gates)?;
         let connections = Arc::new(Connections::new(plan.conn_limit, plan.inbound_cores()));
@@ -130,7 +132,7 @@ impl Gateway {
             core: 0,
             plan: plan.clone(),
             rules: Arc::new(rules),
-            fanout: Arc::new(Fanout::new(gates.clone(), plan.overflow)),
+            fanout: Arc::new(Fanout::new(gates.clone(), plan.overflow).with_calls(calls)),
             memory: memory.clone(),
             connections: connections.clone(),
             tally: Arc::default(),
@@ -363,6 +365,8 @@ struct Prepared {
     http: Vec<HttpDestination>,
     /// Whose secrets are to be kept up to date.
     keepers: Vec<Keeper>,
+    /// Where debuginfo goes: to the first of them (WIRE.md section 7).
+    calls: Option<Calls>,
 }
 
 /// Prepares the destinations that are servers. Reads their secret files.
@@ -401,6 +405,11 @@ fn prepare_http(plan: &Plan, gates: &[&'static Gate], resolver: &Resolver) -> an
             }
         };
         let resolver = resolver.clone();
+        let calls = prepared.calls.is_none().then(|| {
+            let (sender, calls) = mpsc::channel(CALLS_WAITING_MAX);
+            prepared.calls = Some(sender);
+            calls
+        });
         let answers_wait = plan.ack != AckPolicy::Queued;
         let setup = DestinationSetup {
             gate,
@@ -410,6 +419,7 @@ fn prepare_http(plan: &Plan, gates: &[&'static Gate], resolver: &Resolver) -> an
             via,
             addresses,
             resolver,
+            calls,
             head,
         };
         prepared.destinations.push((plan.writer_core(index), setup));

@@ -212,6 +212,10 @@ pub struct Flags {
     #[arg(long, env = "PYROTEE_REMOTE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub remote_timeout: Duration,
 
+    /// One debuginfo upload, from its first byte to the destination's answer.
+    #[arg(long, env = "PYROTEE_DEBUGINFO_TIMEOUT", value_name = "DURATION", default_value = "2m", value_parser = parse_duration)]
+    pub debuginfo_timeout: Duration,
+
     /// Wait before the first retry; doubles from there, with jitter.
     #[arg(long, env = "PYROTEE_MIN_BACKOFF", value_name = "DURATION", default_value = "500ms", value_parser = parse_duration)]
     pub min_backoff: Duration,

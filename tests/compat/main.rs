@@ -14,6 +14,7 @@ mod support;
 mod scripted;
 
 mod auth;
+mod debuginfo;
 mod gateway;
 mod grpc_web;
 mod hostile;
