@@ -24,8 +24,9 @@ use tokio::sync::{mpsc, watch};
 
 use self::spools::Spools;
 use crate::admin::Observed;
-use crate::config::{AckPolicy, DestinationPlan, DestinationTarget, Plan};
-use crate::fanout::{DestinationId, DropReason, Fanout, Gate};
+use crate::config::{AckPolicy, AuthPlan, DestinationPlan, DestinationTarget, Plan};
+use crate::fanout::call::CALLS_WAITING_MAX;
+use crate::fanout::{Calls, DestinationId, DropReason, Fanout, Gate};
 use crate::inbound::tally::Tally;
 use crate::inbound::{Connections, Inbound, InboundSetup};
 use crate::outbound::addresses::{Addresses, Lookup, Resolver};
@@ -34,6 +35,7 @@ use crate::outbound::credentials::Credentials;
 use crate::outbound::destination::{Destination, DestinationSetup};
 use crate::outbound::dns;
 use crate::outbound::head::{HeadWriter, Trace};
+use crate::outbound::oauth2::{TokenProblem, Tokens};
 use crate::outbound::secrets::{Keeper, SecretFiles};
 use crate::profile::labels::LabelRules;
 use crate::runtime::clock::{self, Mono};
@@ -120,6 +122,7 @@ impl Gateway {
             mut destinations,
             http,
             keepers,
+            calls,
         } = prepare_http(&plan, &gates, &resolver)?;
         let archives = start_archives(&plan, &gates)?;
         let connections = Arc::new(Connections::new(plan.conn_limit, plan.inbound_cores()));
@@ -129,7 +132,7 @@ impl Gateway {
             core: 0,
             plan: plan.clone(),
             rules: Arc::new(rules),
-            fanout: Arc::new(Fanout::new(gates.clone(), plan.overflow)),
+            fanout: Arc::new(Fanout::new(gates.clone(), plan.overflow).with_calls(calls)),
             memory: memory.clone(),
             connections: connections.clone(),
             tally: Arc::default(),
@@ -362,6 +365,8 @@ struct Prepared {
     http: Vec<HttpDestination>,
     /// Whose secrets are to be kept up to date.
     keepers: Vec<Keeper>,
+    /// Where debuginfo goes: to the first of them (WIRE.md section 7).
+    calls: Option<Calls>,
 }
 
 /// Prepares the destinations that are servers. Reads their secret files.
@@ -400,6 +405,11 @@ fn prepare_http(plan: &Plan, gates: &[&'static Gate], resolver: &Resolver) -> an
             }
         };
         let resolver = resolver.clone();
+        let calls = prepared.calls.is_none().then(|| {
+            let (sender, calls) = mpsc::channel(CALLS_WAITING_MAX);
+            prepared.calls = Some(sender);
+            calls
+        });
         let answers_wait = plan.ack != AckPolicy::Queued;
         let setup = DestinationSetup {
             gate,
@@ -409,6 +419,7 @@ fn prepare_http(plan: &Plan, gates: &[&'static Gate], resolver: &Resolver) -> an
             via,
             addresses,
             resolver,
+            calls,
             head,
         };
         prepared.destinations.push((plan.writer_core(index), setup));
@@ -424,16 +435,29 @@ fn prepare_secrets(
 ) -> anyhow::Result<Arc<Credentials>> {
     let files =
         SecretFiles::read(one).with_context(|| format!("--to {}: a secret cannot be had", one.name))?;
-    let lines = files.lines(one);
-    if files.is_empty() {
+    let tokens = match &one.auth {
+        AuthPlan::OAuth2(plan) => {
+            let proxies = plan.proxy.rules(|name| std::env::var(name).ok());
+            let proxies =
+                proxies.map_err(|problem| anyhow::anyhow!("--to {}: oauth2: {problem}", one.name))?;
+            Some(Tokens::new((**plan).clone(), &proxies))
+        }
+        _ => None,
+    };
+    let lines = files.lines(one, None);
+    if files.is_empty() && tokens.is_none() {
         return Ok(Arc::new(Credentials::fixed(lines)));
     }
     let (credentials, wishes) = Credentials::kept(lines);
+    if tokens.is_some() {
+        credentials.set(Err(TokenProblem::NotYet));
+    }
     let credentials = Arc::new(credentials);
     keepers.push(Keeper {
         gate,
         plan: one.clone(),
         files,
+        tokens,
         credentials: credentials.clone(),
         wishes,
     });

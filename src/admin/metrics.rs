@@ -122,7 +122,7 @@ pub fn closed_connections(observed: &Observed) -> [(&'static str, u64); Closed::
 }
 
 /// Every metric, in the order of a scrape.
-pub static ROWS: [Row; 57] = [
+pub static ROWS: [Row; 58] = [
     row(
         "pyrotee_build_info",
         Kind::Info,
@@ -507,7 +507,8 @@ pub static ROWS: [Row; 57] = [
         Kind::Gauge,
         "",
         &["destination"],
-        "1 while one of its secret files cannot be used; the secret read last stays in use.",
+        "1 while one of its secret files cannot be used, and the secret read last stays in use, or its \
+         token endpoint gives no access token.",
         Read::Each(|gate, _| Some(gate.status.is_secrets_failing().into())),
     ),
     row(
@@ -554,6 +555,22 @@ pub static ROWS: [Row; 57] = [
                     "false",
                 ];
                 out.histogram(&labels, &requests.durations);
+            }
+        }),
+    ),
+    row(
+        "pyroscope_receive_http_debuginfo_downstream_calls_total",
+        Kind::Counter,
+        "calls",
+        &["method", "result"],
+        "Debuginfo requests passed through to the first server in --to, by what became of them.",
+        Read::All(|seen, out| {
+            let mut calls: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+            for (method, result, count) in seen.observed.tallies.iter().flat_map(|tally| tally.calls()) {
+                *calls.entry((method, result)).or_default() += count;
+            }
+            for ((method, result), count) in calls {
+                out.add(&[method, result], count);
             }
         }),
     ),

@@ -15,7 +15,7 @@ pub fn meaning(reason: &str) -> &'static str {
 }
 
 /// The first match counts; a `*` at the end stands for anything.
-const MEANINGS: [(&str, &str); 43] = [
+const MEANINGS: [(&str, &str); 46] = [
     (
         "not_found",
         "No such path. Clients push to /ingest or /push.v1.PusherService/Push.",
@@ -23,6 +23,18 @@ const MEANINGS: [(&str, &str); 43] = [
     (
         "method_not_allowed",
         "The path is right, the method is not: profiles are pushed with POST.",
+    ),
+    (
+        "debuginfo_unavailable",
+        "Debuginfo, and no http:// or https:// destination takes it, or the first of them did not answer.",
+    ),
+    (
+        "debuginfo_busy",
+        "Debuginfo, while as many of its requests are under way as there may be; the client was told to come back.",
+    ),
+    (
+        "debuginfo_failed",
+        "A debuginfo upload that its destination refused or did not take to the end.",
     ),
     (
         "redirect",

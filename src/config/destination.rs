@@ -3,6 +3,7 @@
 //! How requests are authorized is read in [`auth`], through which proxy they go in [`proxy`].
 
 pub mod auth;
+pub mod oauth2;
 pub mod proxy;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use serde::{Serialize, Serializer};
 use url::Url;
 
 use self::auth::{AUTH_OPTIONS, AuthOptions, AuthPlan, is_field_text};
+use self::oauth2::{OAUTH2, OAUTH2_OPTIONS};
 use self::proxy::{PROXY_CONNECT_HEADER, PROXY_OPTIONS, ProxyOptions, ProxyPlan};
 use super::units::{parse_duration, parse_size};
 
@@ -45,7 +47,7 @@ const FILE_OPTIONS: [&str; 5] = [
 ];
 
 /// Options whose value is no secret, so that a message may repeat it.
-const SHOWN_OPTIONS: [&str; 15] = [
+const SHOWN_OPTIONS: [&str; 17] = [
     "queue-limit",
     "spool-limit",
     "max-age",
@@ -59,6 +61,8 @@ const SHOWN_OPTIONS: [&str; 15] = [
     "basic-auth.password-file",
     "bearer-token-file",
     "authorization.credentials-file",
+    "oauth2.client-secret-file",
+    "oauth2.scopes",
     "no-proxy",
     "proxy-from-environment",
 ];
@@ -315,11 +319,11 @@ impl DestinationPlan {
             "retry-on-http-429" => self.retry_on_http_429 = truth()?,
             "follow-redirects" => self.follow_redirects = truth()?,
             _ => {
-                let special = [&AUTH_OPTIONS[..], &PROXY_OPTIONS].concat();
+                let special = [&AUTH_OPTIONS[..], &OAUTH2_OPTIONS, &PROXY_OPTIONS].concat();
                 let mut known: Vec<&str> = SHOWN_OPTIONS.to_vec();
                 known.extend(special.iter().filter(|key| !SHOWN_OPTIONS.contains(key)));
                 return Err(format!(
-                    "unknown option '{key}'; known: {}, header.NAME, header-file.NAME, proxy-connect-header.NAME",
+                    "unknown option '{key}'; known: {}, header.NAME, header-file.NAME, oauth2.endpoint-param.NAME, proxy-connect-header.NAME",
                     known.join(", ")
                 ));
             }
@@ -382,6 +386,7 @@ pub fn is_known(key: &str) -> bool {
     SHOWN_OPTIONS.contains(&key)
         || AUTH_OPTIONS.contains(&key)
         || PROXY_OPTIONS.contains(&key)
+        || key.starts_with(OAUTH2)
         || key.starts_with(PROXY_CONNECT_HEADER)
         || key.starts_with("header.")
         || key.starts_with("header-file.")
@@ -456,6 +461,12 @@ fn parse_target(text: &str) -> Result<(DestinationTarget, String, Option<Secret>
         authority: authority.clone(),
     };
     Ok((target, authority, credentials(&url)?))
+}
+
+/// The host of a URL as it is connected to: an IPv6 address without its brackets.
+fn host_of(url: &Url) -> Option<String> {
+    let host = url.host_str().filter(|host| !host.is_empty())?;
+    Some(host.trim_start_matches('[').trim_end_matches(']').to_owned())
 }
 
 /// `user:password@` as the credentials of a Basic `Authorization` (WIRE.md 4.1).

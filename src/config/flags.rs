@@ -120,7 +120,8 @@ pub struct Flags {
     /// max-age, inflight, remote-timeout, min-backoff, max-backoff, max-retries, retry-on-http-429, follow-redirects,
     /// header.NAME, header-file.NAME, basic-auth.username, basic-auth.password, basic-auth.password-file, bearer-token,
     /// bearer-token-file, authorization.type, authorization.credentials, authorization.credentials-file,
-    /// proxy-url, no-proxy, proxy-from-environment, proxy-connect-header.NAME. In the environment: one per line. With none given, profiles are archived in ./profiles.
+    /// oauth2.client-id, oauth2.client-secret, oauth2.client-secret-file, oauth2.token-url, oauth2.scopes,
+    /// oauth2.endpoint-param.NAME, oauth2.proxy-url, oauth2.no-proxy, oauth2.proxy-from-environment, proxy-url, no-proxy, proxy-from-environment, proxy-connect-header.NAME. In the environment: one per line. With none given, profiles are archived in ./profiles.
     #[arg(long = "to", env = "PYROTEE_TO", value_name = "[NAME=]URL[,KEY=VALUE...]")]
     pub to: Vec<String>,
 
@@ -210,6 +211,10 @@ pub struct Flags {
     /// One attempt at a destination: connect, send, and its whole answer.
     #[arg(long, env = "PYROTEE_REMOTE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub remote_timeout: Duration,
+
+    /// One debuginfo upload, from its first byte to the destination's answer.
+    #[arg(long, env = "PYROTEE_DEBUGINFO_TIMEOUT", value_name = "DURATION", default_value = "2m", value_parser = parse_duration)]
+    pub debuginfo_timeout: Duration,
 
     /// Wait before the first retry; doubles from there, with jitter.
     #[arg(long, env = "PYROTEE_MIN_BACKOFF", value_name = "DURATION", default_value = "500ms", value_parser = parse_duration)]

@@ -12,6 +12,7 @@ pub mod plan;
 pub mod units;
 
 pub use destination::auth::{AuthPlan, SecretSource};
+pub use destination::oauth2::{OAuth2Plan, TokenUrl};
 pub use destination::proxy::{Proxy, ProxyPlan, ProxyRules};
 pub use destination::{DestinationPlan, DestinationTarget, Secret};
 pub use flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, SpoolOrphans, SpoolSync, TraceHeaders};

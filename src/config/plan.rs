@@ -63,6 +63,8 @@ pub struct Plan {
     pub idle_timeout: Duration,
     /// Age above which a client connection is closed, if there is a limit.
     pub max_connection_age: Option<Duration>,
+    /// For a debuginfo upload.
+    pub debuginfo_timeout: Duration,
     /// Between two look-ups of a destination's name.
     pub dns_refresh: Duration,
     /// Data-plane threads in all.
@@ -172,6 +174,7 @@ impl Plan {
             write_timeout: flags.write_timeout,
             idle_timeout: flags.idle_timeout,
             max_connection_age: flags.max_connection_age,
+            debuginfo_timeout: flags.debuginfo_timeout,
             dns_refresh: flags.dns_refresh,
             cores,
             writers,
@@ -402,6 +405,7 @@ fn check_sizes(flags: &Flags, body_limit: u64, destinations: &[DestinationPlan],
         ("--write-timeout", flags.write_timeout),
         ("--idle-timeout", flags.idle_timeout),
         ("--dns-refresh", flags.dns_refresh),
+        ("--debuginfo-timeout", flags.debuginfo_timeout),
     ] {
         if value < Duration::from_millis(100) {
             errors.add(flag, format!("{value:?}"), "too short; give 100ms or more");

@@ -14,6 +14,7 @@
 //! A parcel ends by its ticket alone; a ticket that is dropped unresolved counts as `abandoned`, so a mistake of ours is
 //! visible too.
 
+pub mod call;
 pub mod gate;
 pub mod push;
 pub mod queue;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 
 use crate::config::Overflow;
 
+pub use call::{Call, Calls};
 pub use gate::{DestinationId, Gate};
 pub use push::{AckMode, Push, Verdict};
 pub use spool_link::{RecordId, SpoolLink};
@@ -58,6 +60,7 @@ pub struct Fanout {
     gates: Vec<&'static Gate>,
     overflow: Overflow,
     has_spools: bool,
+    calls: Option<Calls>,
 }
 
 /// Why no destination took a push.
@@ -76,7 +79,19 @@ impl Fanout {
             has_spools: gates.iter().any(|gate| gate.spool().is_some()),
             gates,
             overflow,
+            calls: None,
         }
+    }
+
+    /// Gives it a destination that takes calls.
+    #[must_use]
+    pub fn with_calls(self, calls: Option<Calls>) -> Self {
+        Self { calls, ..self }
+    }
+
+    /// Where calls go, if any destination takes them.
+    pub fn calls(&self) -> Option<&Calls> {
+        self.calls.as_ref()
     }
 
     /// The gates in the order of `--to`.

@@ -24,6 +24,7 @@ use super::tally::{Closed, RouteLabel};
 use super::understand::{Dress, Refusal, dress, ingest_query, message, push_body};
 use super::{Inbound, Place};
 use crate::config::{AckPolicy, LabelMode};
+use crate::fanout::call::CallAnswer;
 use crate::fanout::push::PushParts;
 use crate::fanout::{AckMode, Push};
 use crate::http::answer;
@@ -77,15 +78,15 @@ pub async fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) {
     drop(place);
 }
 
-struct Client {
-    inbound: Rc<Inbound>,
+pub(super) struct Client {
+    pub(super) inbound: Rc<Inbound>,
     /// When it is too old (`--max-connection-age`); `NEVER` without a limit.
     retire_at: Mono,
     /// Why it ends, once it does.
     closed: Closed,
     fd: RawFd,
-    watch: Rc<Watch>,
-    inlet: Inlet,
+    pub(super) watch: Rc<Watch>,
+    pub(super) inlet: Inlet,
     write: OwnedWriteHalf<TcpStream>,
     out: Vec<u8>,
     /// When the last answer was out, or the connection came.
@@ -93,16 +94,18 @@ struct Client {
 }
 
 /// What became of a request before its answer is written.
-struct Handled {
-    result: Result<(), Refusal>,
-    route: RouteLabel,
-    dress: Option<Dress>,
-    body: BodyState,
+pub(super) struct Handled {
+    pub(super) result: Result<(), Refusal>,
+    pub(super) route: RouteLabel,
+    pub(super) dress: Option<Dress>,
+    pub(super) body: BodyState,
+    /// A destination's answer that is passed back as it is.
+    pub(super) passed: Option<CallAnswer>,
 }
 
 /// Whether the client is still sending.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum BodyState {
+pub(super) enum BodyState {
     Received,
     Unread,
     Broken,
@@ -170,11 +173,16 @@ impl Client {
             route: RouteLabel::Other,
             dress: None,
             body: BodyState::Unread,
+            passed: None,
         };
         let bytes = self.inlet.head_bytes();
         let routed = route(head.method == Method::Post, head.target.path.of(bytes));
         let route = match routed {
             Routed::Route(route) => route,
+            Routed::Debuginfo(procedure, path) => {
+                // Rare, and its state is large.
+                return Box::pin(self.pass_through(procedure, path, head, started)).await;
+            }
             other => {
                 handled.result = Err(self.refuse_route(other, head));
                 return handled;
@@ -202,6 +210,7 @@ impl Client {
     fn refuse_route(&self, routed: Routed, head: &RequestHead) -> Refusal {
         match routed {
             Routed::MethodNotAllowed => Refusal::MethodNotAllowed,
+            Routed::PostOnly => Refusal::PostOnly,
             Routed::Malformed => Refusal::malformed_path(),
             Routed::Redirect(path) => {
                 let mut location = path.into_bytes();
@@ -211,7 +220,7 @@ impl Client {
                 }
                 Refusal::Redirect(location)
             }
-            Routed::NotFound | Routed::Route(_) => Refusal::NotFound,
+            Routed::NotFound | Routed::Route(_) | Routed::Debuginfo(..) => Refusal::NotFound,
         }
     }
 
@@ -283,6 +292,22 @@ impl Client {
         Bytes::copy_from_slice(&out)
     }
 
+    /// Header lines of the client with these names, and those of `--pass-header`.
+    pub(super) fn fields_of(&self, head: &RequestHead, names: &[&str]) -> Bytes {
+        let bytes = self.inlet.head_bytes();
+        let passed = &self.inbound.setup.plan.pass_headers;
+        let mut out = Vec::new();
+        for field in &head.fields {
+            let name = field.name.of(bytes);
+            let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+            if names.iter().any(|name| is(name)) || passed.iter().any(|name| is(name)) {
+                let line = [name, b": ", field.value.of(bytes), b"\r\n"];
+                out.extend_from_slice(&line.concat());
+            }
+        }
+        Bytes::from(out)
+    }
+
     async fn receive_and_offer(
         &mut self,
         route: Route,
@@ -292,18 +317,7 @@ impl Client {
         fields: Bytes,
         handled: &mut Handled,
     ) -> Result<(), Refusal> {
-        if head.expect_continue && !self.inlet.has_whole_body(head) {
-            let plan = &self.inbound.setup.plan;
-            self.watch
-                .arm(clock::now().after(plan.write_timeout), Expiry::Stop);
-            let (sent, _) = self.write.write_all(answer::CONTINUE).await;
-            self.watch
-                .arm(started.after(plan.read_timeout), Expiry::StopReceiving);
-            if sent.is_err() {
-                handled.body = BodyState::Broken;
-                return Err(ReceiveError::Truncated.into());
-            }
-        }
+        self.continue_if_expected(head, started, handled).await?;
         let inbound = self.inbound.clone();
         let setup = &inbound.setup;
         let was_here = self.inlet.has_whole_body(head);
@@ -361,6 +375,29 @@ impl Client {
         parts.charge = Some(charge.ok_or(ReceiveError::NoMemory)?);
         offer(&inbound, parts).await?;
         rejected.map_or(Ok(()), Err)
+    }
+
+    /// Tells a client that waits for it to go on.
+    pub(super) async fn continue_if_expected(
+        &mut self,
+        head: &RequestHead,
+        started: Mono,
+        handled: &mut Handled,
+    ) -> Result<(), Refusal> {
+        if !head.expect_continue || self.inlet.has_whole_body(head) {
+            return Ok(());
+        }
+        let plan = &self.inbound.setup.plan;
+        self.watch
+            .arm(clock::now().after(plan.write_timeout), Expiry::Stop);
+        let (sent, _) = self.write.write_all(answer::CONTINUE).await;
+        self.watch
+            .arm(started.after(plan.read_timeout), Expiry::StopReceiving);
+        if sent.is_err() {
+            handled.body = BodyState::Broken;
+            return Err(ReceiveError::Truncated.into());
+        }
+        Ok(())
     }
 
     async fn answer(&mut self, head: &RequestHead, handled: Handled, started: Mono) -> bool {
@@ -438,6 +475,7 @@ impl Client {
             route: RouteLabel::Other,
             dress: None,
             body: BodyState::Broken,
+            passed: None,
         };
         let status = self.write_plain(&handled, false, Connection::Close);
         self.send_and_linger().await;
@@ -455,6 +493,9 @@ impl Client {
 
     /// Writes the answer into `out` and returns its status.
     fn write_result(&mut self, head: &RequestHead, handled: &Handled, connection: Connection) -> u16 {
+        if let Some(passed) = &handled.passed {
+            return self.write_passed(passed, connection);
+        }
         match (handled.dress, &handled.result) {
             (None, Ok(())) => {
                 self.out.clear();
@@ -468,6 +509,19 @@ impl Client {
             (Some(_), Err(refusal)) => self.write_connect_error(refusal, connection),
             (None, Err(_)) => self.write_plain(handled, head.method == Method::Head, connection),
         }
+    }
+
+    fn write_passed(&mut self, passed: &CallAnswer, connection: Connection) -> u16 {
+        let headers: Vec<(&str, &str)> = passed
+            .headers
+            .iter()
+            .map(|(name, value)| (*name, &**value))
+            .collect();
+        self.write(&Answer {
+            headers: &headers,
+            body: &passed.body,
+            ..Answer::empty(passed.status, connection)
+        })
     }
 
     fn write_connect_ok(&mut self, dress: Dress, connection: Connection) -> u16 {
@@ -538,6 +592,10 @@ impl Client {
         let answer = match refusal {
             Refusal::NotFound => Answer::not_found(connection),
             Refusal::MethodNotAllowed => Answer::method_not_allowed(connection),
+            Refusal::PostOnly => Answer {
+                headers: &[("Allow", "POST")],
+                ..Answer::method_not_allowed(connection)
+            },
             Refusal::Redirect(location) => Answer::moved(location, connection),
             Refusal::UnsupportedMediaType => Answer {
                 headers: &[("Accept-Post", ACCEPT_POST)],

@@ -35,6 +35,8 @@ use crate::runtime::sweeper::Watch;
 const FIRST_BYTES_MAX: usize = 256 << 10;
 /// Next buffer for a chunked body whose size nobody knows.
 const CHUNKED_BYTES: usize = 64 << 10;
+/// A body that is passed on as it comes is received in pieces of at most this size.
+const PIECE_BYTES_MAX: usize = 64 << 10;
 /// A chunk below this size is moved up to the one before it instead of becoming a segment (a segment costs 32 bytes, an
 /// iovec 16, and a reference count).
 const SEGMENT_BYTES_MIN: usize = 512;
@@ -55,6 +57,14 @@ pub struct Body {
     pub bytes: u64,
     /// The memory that the segments keep, in bytes.
     pub pinned_bytes: u64,
+}
+
+/// What is still to come of a body that is received piece by piece.
+pub enum Streaming {
+    /// So many bytes.
+    Length(u64),
+    /// The decoder knows.
+    Chunked(Box<ChunkedDecoder>),
 }
 
 /// Why a request could not be received.
@@ -226,6 +236,74 @@ impl Inlet {
         body.pinned_bytes = self.pinned_bytes;
         self.tally.received(body.bytes);
         Ok(body)
+    }
+
+    /// Begins to receive the body of `head` piece by piece.
+    pub fn begin_streaming(&mut self, head: &RequestHead) -> Streaming {
+        self.start += head.bytes;
+        match head.framing {
+            Framing::Length(left) => Streaming::Length(left),
+            Framing::Chunked => Streaming::Chunked(Box::new(ChunkedDecoder::new(ChunkLimits::default()))),
+        }
+    }
+
+    /// The next bytes of a body, at most [`PIECE_BYTES_MAX`]; `None` when it is whole. They are copied out of the receive
+    /// buffer, which goes on being used.
+    pub async fn next_piece(&mut self, streaming: &mut Streaming) -> Result<Option<Bytes>, ReceiveError> {
+        loop {
+            let here = &self.buffer[self.start..];
+            let mut piece = Vec::new();
+            let mut is_whole = false;
+            let used = match streaming {
+                Streaming::Length(left) => {
+                    let bytes = here
+                        .len()
+                        .min(PIECE_BYTES_MAX)
+                        .min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    piece.extend_from_slice(&here[..bytes]);
+                    *left -= bytes as u64;
+                    is_whole = *left == 0;
+                    bytes
+                }
+                Streaming::Chunked(decoder) => {
+                    let mut at = 0;
+                    loop {
+                        match decoder.next(&here[at..])? {
+                            Piece::Data(range) => {
+                                piece.extend_from_slice(&here[at + range.start..at + range.end]);
+                                at += range.end;
+                            }
+                            Piece::End(used) => {
+                                is_whole = true;
+                                break at + used;
+                            }
+                            Piece::Starved => break here.len(),
+                        }
+                    }
+                }
+            };
+            self.start += used;
+            if is_whole {
+                *streaming = Streaming::Length(0);
+            }
+            if !piece.is_empty() {
+                self.tally.received(piece.len() as u64);
+                let charge = self
+                    .memory
+                    .try_charge(piece.capacity())
+                    .ok_or(ReceiveError::NoMemory)?;
+                return Ok(Some(pool::hold_charge(Bytes::from(piece), charge)));
+            }
+            if is_whole {
+                return Ok(None);
+            }
+            if self.buffer.capacity() < PIECE_BYTES_MAX {
+                self.replace_buffer(PIECE_BYTES_MAX);
+            }
+            self.buffer.clear();
+            self.start = 0;
+            self.fill_to(self.buffer.capacity().min(PIECE_BYTES_MAX)).await?;
+        }
     }
 
     /// Reads and throws away the body of `head`, so that the connection can carry another request.

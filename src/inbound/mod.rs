@@ -9,6 +9,7 @@
 //! backlog. Where file descriptors run out before the limit is reached, idle connections make room likewise.
 
 pub mod client;
+mod debuginfo;
 pub mod inlet;
 pub mod tally;
 pub mod understand;

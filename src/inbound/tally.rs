@@ -6,6 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::http::Method;
+use crate::profile::route::Procedure;
 use crate::runtime::histogram::{Histogram, Reading, add};
 
 /// Buckets of `pyroscope_receive_http_request_duration_seconds`, as in Alloy (WIRE.md 5.4), in seconds.
@@ -24,18 +25,44 @@ pub enum RouteLabel {
     Ingest,
     /// The Push procedure.
     Push,
+    /// Debuginfo, by procedure.
+    Debuginfo(Procedure),
     /// 404, 405, redirects, and what never got as far as a route.
     Other,
 }
 
 impl RouteLabel {
-    const ALL: [Self; 3] = [Self::Ingest, Self::Push, Self::Other];
+    const ALL: [Self; 6] = [
+        Self::Ingest,
+        Self::Push,
+        Self::Debuginfo(Procedure::ShouldInitiateUpload),
+        Self::Debuginfo(Procedure::Upload),
+        Self::Debuginfo(Procedure::UploadFinished),
+        Self::Other,
+    ];
+
+    /// Its place in [`RouteLabel::ALL`].
+    fn index(self) -> usize {
+        match self {
+            Self::Ingest => 0,
+            Self::Push => 1,
+            Self::Debuginfo(procedure) => 2 + procedure as usize,
+            Self::Other => 5,
+        }
+    }
 
     /// The label's text.
     pub fn text(self) -> &'static str {
         match self {
             Self::Ingest => "ingest",
             Self::Push => "push_v1_pusherservice",
+            Self::Debuginfo(Procedure::ShouldInitiateUpload) => {
+                "debuginfo_v1alpha1_debuginfoservice_shouldinitiateupload"
+            }
+            Self::Debuginfo(Procedure::Upload) => "debuginfo_v1alpha1_debuginfoservice_upload_gnu_build_id",
+            Self::Debuginfo(Procedure::UploadFinished) => {
+                "debuginfo_v1alpha1_debuginfoservice_uploadfinished"
+            }
             Self::Other => "other",
         }
     }
@@ -104,7 +131,8 @@ impl Closed {
 /// One core's counters.
 #[derive(Debug)]
 pub struct Tally {
-    durations: [[OnceLock<Box<ByStatus>>; METHODS.len()]; 3],
+    durations: [[OnceLock<Box<ByStatus>>; METHODS.len()]; RouteLabel::ALL.len()],
+    calls: [[AtomicU64; 2]; Procedure::ALL.len()],
     received: AtomicU64,
     copied: [AtomicU64; CopySite::ALL.len()],
     closed: [AtomicU64; Closed::ALL.len()],
@@ -127,7 +155,8 @@ pub struct Requests {
 impl Default for Tally {
     fn default() -> Self {
         Self {
-            durations: [const { [const { OnceLock::new() }; METHODS.len()] }; 3],
+            durations: [const { [const { OnceLock::new() }; METHODS.len()] }; RouteLabel::ALL.len()],
+            calls: [const { [const { AtomicU64::new(0) }; 2] }; Procedure::ALL.len()],
             received: AtomicU64::new(0),
             copied: [const { AtomicU64::new(0) }; CopySite::ALL.len()],
             closed: [const { AtomicU64::new(0) }; Closed::ALL.len()],
@@ -143,7 +172,7 @@ impl Tally {
             .iter()
             .position(|(known, _)| *known == method)
             .unwrap_or(METHODS.len() - 1);
-        let statuses = self.durations[route as usize][method]
+        let statuses = self.durations[route.index()][method]
             .get_or_init(|| Box::new([const { OnceLock::new() }; STATUSES]));
         let place = usize::from(status.clamp(100, 599) - 100);
         statuses[place]
@@ -154,6 +183,24 @@ impl Tally {
     /// A request was refused. `reason` is one of a fixed set of labels.
     pub fn refused(&self, reason: &'static str) {
         *self.refusals().entry(reason).or_default() += 1;
+    }
+
+    /// A debuginfo request was passed through, or could not be.
+    pub fn called(&self, procedure: Procedure, success: bool) {
+        add(&self.calls[procedure as usize][usize::from(success)], 1);
+    }
+
+    /// Debuginfo requests: `method` label, `result` label, and how many.
+    pub fn calls(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let read = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        let each = Procedure::ALL.iter().zip(&self.calls);
+        each.flat_map(|((_, method), cells)| {
+            [
+                (*method, "failure", read(&cells[0])),
+                (*method, "success", read(&cells[1])),
+            ]
+        })
+        .collect()
     }
 
     /// Body bytes came in.
@@ -180,7 +227,7 @@ impl Tally {
     pub fn requests(&self) -> Vec<Requests> {
         let mut lines = Vec::new();
         for route in RouteLabel::ALL {
-            for ((_, method), statuses) in METHODS.iter().zip(&self.durations[route as usize]) {
+            for ((_, method), statuses) in METHODS.iter().zip(&self.durations[route.index()]) {
                 let Some(statuses) = statuses.get() else { continue };
                 for (status, histogram) in (100..).zip(statuses.iter()) {
                     if let Some(histogram) = histogram.get() {
@@ -242,6 +289,16 @@ mod tests {
                 ("GET", "other", 404, 1)
             ]
         );
+    }
+
+    #[test]
+    fn routes_and_procedures_are_listed_in_the_order_of_their_index() {
+        for (index, route) in RouteLabel::ALL.iter().enumerate() {
+            assert_eq!(route.index(), index);
+        }
+        for (index, (procedure, _)) in Procedure::ALL.iter().enumerate() {
+            assert_eq!(*procedure as usize, index);
+        }
     }
 
     #[test]

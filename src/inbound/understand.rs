@@ -32,6 +32,8 @@ pub enum Refusal {
     NotFound,
     /// 405.
     MethodNotAllowed,
+    /// 405 that says what is allowed.
+    PostOnly,
     /// 301 to a clean path.
     Redirect(Vec<u8>),
     /// 415 on the Push route.
@@ -85,6 +87,24 @@ impl Refusal {
         }
     }
 
+    /// No destination takes debuginfo, or it cannot be asked.
+    pub fn debuginfo_unavailable(message: String) -> Self {
+        Self::because(503, Code::Unavailable, "debuginfo_unavailable", message)
+    }
+
+    /// Too many debuginfo requests are under way.
+    pub fn debuginfo_busy() -> Self {
+        Self::busy(
+            "debuginfo_busy",
+            "too many debuginfo requests are under way; try again later",
+        )
+    }
+
+    /// An upload that its destination does not have.
+    pub fn debuginfo_failed(message: String) -> Self {
+        Self::because(502, Code::Unavailable, "debuginfo_failed", message)
+    }
+
     /// The bad path of a request line.
     pub fn malformed_path() -> Self {
         Self::bad_request(
@@ -97,7 +117,7 @@ impl Refusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NotFound => "not_found",
-            Self::MethodNotAllowed => "method_not_allowed",
+            Self::MethodNotAllowed | Self::PostOnly => "method_not_allowed",
             Self::Redirect(_) => "redirect",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::Because { reason, .. } => reason,

@@ -21,6 +21,7 @@ use monoio::net::TcpStream;
 
 use super::classify::{BODY_BYTES_KEPT, Reply};
 use super::gather::Gather;
+use super::oauth2::TokenProblem;
 use crate::http::{
     ChunkLimits, ChunkedDecoder, HeadLimits, Piece, Progress, ResponseError, ResponseFraming, ResponseHead,
     ResponseReader, parse_retry_after,
@@ -35,7 +36,7 @@ const RECEIVE_BYTES: usize = 1024;
 /// Interim (1xx) answers in front of one answer.
 const INTERIM_MAX: usize = 16;
 /// A longer answer is not read to its end: the connection is closed instead.
-const ANSWER_BYTES_MAX: u64 = 1 << 20;
+pub(super) const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// A connection unused for longer is looked at before it is used: one system call that saves a failed send.
 const QUIET_CHECK_AFTER: Duration = Duration::from_secs(1);
 
@@ -56,6 +57,9 @@ pub enum AttemptError {
         "this process has no file descriptor left to connect with; raise the limit of open files (ulimit -n)"
     )]
     NoDescriptors,
+    /// Nothing says who we are, so nothing was sent.
+    #[error("no access token: {0}")]
+    NoToken(TokenProblem),
     /// No connection.
     #[error("cannot connect: {0}")]
     Connect(io::ErrorKind),
@@ -170,6 +174,11 @@ impl Connection {
     /// Where it leads.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its halves and its watch, for a message that is sent piece by piece.
+    pub(super) fn into_parts(self) -> (OwnedReadHalf<TcpStream>, OwnedWriteHalf<TcpStream>, Watch) {
+        (self.read, self.write, self.watch)
     }
 
     /// Whether it still looks good for another request.
@@ -312,7 +321,7 @@ async fn write_rest(
 }
 
 /// What came first while a message was being written.
-enum Heard {
+pub(super) enum Heard {
     /// The head of a 2xx.
     Success,
     /// The head of another final answer, or no good HTTP.
@@ -322,7 +331,7 @@ enum Heard {
 }
 
 /// Listens until the head of a final answer is there; it stays in `received`, interim ones do not.
-async fn hear(read: &mut OwnedReadHalf<TcpStream>, received: &mut Vec<u8>) -> Heard {
+pub(super) async fn hear(read: &mut OwnedReadHalf<TcpStream>, received: &mut Vec<u8>) -> Heard {
     let mut reader = ResponseReader::new(HeadLimits::for_responses());
     let mut interim = 0;
     loop {
@@ -494,7 +503,10 @@ fn keep(kept: &mut Vec<u8>, piece: &[u8]) {
     kept.extend_from_slice(&piece[..piece.len().min(room)]);
 }
 
-async fn more(read: &mut OwnedReadHalf<TcpStream>, received: &mut Vec<u8>) -> Result<(), AttemptError> {
+pub(super) async fn more(
+    read: &mut OwnedReadHalf<TcpStream>,
+    received: &mut Vec<u8>,
+) -> Result<(), AttemptError> {
     match fill(read, received).await {
         Ok(1..) => Ok(()),
         _ => Err(AttemptError::CutOff),

@@ -14,8 +14,16 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{mpsc, oneshot};
 
-/// Whoever has asked the control plane to look again waits for this.
-pub type Wish = oneshot::Sender<()>;
+use super::oauth2::TokenProblem;
+
+/// What a core asks the control plane for.
+#[derive(Debug)]
+pub struct Wish {
+    /// The version that is no good. If it is no longer the current one there is nothing to do.
+    pub used: u64,
+    /// Dropped when it has been looked after.
+    pub done: oneshot::Sender<()>,
+}
 
 /// What the operator sets on every request to one destination.
 #[derive(Debug)]
@@ -32,13 +40,19 @@ pub struct Lines {
     pub text: String,
     /// Counts the changes.
     pub version: u64,
+    /// Why nothing can be sent now: an access token is missing.
+    pub missing: Option<TokenProblem>,
 }
 
 impl Credentials {
     /// Lines that never change.
     pub fn fixed(text: String) -> Self {
         Self {
-            current: ArcSwap::from_pointee(Lines { text, version: 0 }),
+            current: ArcSwap::from_pointee(Lines {
+                text,
+                version: 0,
+                missing: None,
+            }),
             wishes: None,
         }
     }
@@ -59,15 +73,40 @@ impl Credentials {
         self.current.load()
     }
 
-    /// Replaces the lines. Returns whether they are other ones.
-    pub fn set(&self, text: String) -> bool {
+    /// Replaces the lines, or says why there are none. Returns whether they are other ones.
+    pub fn set(&self, lines: Result<String, TokenProblem>) -> bool {
         let current = self.current.load();
-        if current.text == text {
+        let (text, missing) = match lines {
+            Ok(text) => (text, None),
+            Err(problem) => (String::new(), Some(problem)),
+        };
+        if current.text == text && current.missing == missing {
             return false;
         }
         let version = current.version + 1;
-        self.current.store(Arc::new(Lines { text, version }));
+        self.current.store(Arc::new(Lines {
+            text,
+            version,
+            missing,
+        }));
         true
+    }
+
+    /// The version of the lines of now.
+    ///
+    /// # Errors
+    /// Why nothing can be sent.
+    pub fn ready(&self) -> Result<u64, TokenProblem> {
+        let lines = self.lines();
+        match lines.missing {
+            None => Ok(lines.version),
+            Some(problem) => Err(problem),
+        }
+    }
+
+    /// Has missing lines looked after. Waits for the control plane; the caller sets the limit.
+    pub async fn wanted(&self) {
+        self.refused(self.lines().version).await;
     }
 
     /// The destination has refused the lines of version `used` (401): has them looked after, and says whether there are
@@ -76,9 +115,9 @@ impl Credentials {
         let Some(wishes) = &self.wishes else {
             return false;
         };
-        let (wish, done) = oneshot::channel();
-        if self.lines().version == used && wishes.send(wish).is_ok() {
-            let _ = done.await;
+        let (done, looked_after) = oneshot::channel();
+        if self.lines().version == used && wishes.send(Wish { used, done }).is_ok() {
+            let _ = looked_after.await;
         }
         self.lines().version != used
     }
@@ -91,9 +130,12 @@ mod tests {
     #[test]
     fn only_other_lines_are_a_change() {
         let credentials = Credentials::fixed("A: 1\r\n".into());
-        assert!(!credentials.set("A: 1\r\n".into()) && credentials.set("A: 2\r\n".into()));
+        assert!(!credentials.set(Ok("A: 1\r\n".into())) && credentials.set(Ok("A: 2\r\n".into())));
         let lines = credentials.lines();
         assert_eq!((lines.text.as_str(), lines.version), ("A: 2\r\n", 1));
+        assert_eq!(credentials.ready(), Ok(1));
+        assert!(credentials.set(Err(TokenProblem::NotYet)) && !credentials.set(Err(TokenProblem::NotYet)));
+        assert_eq!(credentials.ready(), Err(TokenProblem::NotYet));
     }
 
     #[tokio::test]
@@ -101,8 +143,8 @@ mod tests {
         let (credentials, mut wishes) = Credentials::kept("A: 1\r\n".into());
         let (again, ()) = tokio::join!(credentials.refused(0), async {
             let wish = wishes.recv().await.expect("a wish");
-            credentials.set("A: 2\r\n".into());
-            let _ = wish.send(());
+            assert_eq!(wish.used, 0);
+            credentials.set(Ok("A: 2\r\n".into()));
         });
         assert!(again);
         // The lines have changed meanwhile: nobody has to look.

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
 use super::addresses::{Addresses, Resolver};
 use super::classify::{Asked, Decision, Leniency, Reply, classify};
 use super::connection::{AttemptError, Connection, Scratch};
@@ -23,7 +25,7 @@ use super::desk::{Desk, Limits, Trouble};
 use super::head::{Aim, HeadWriter};
 use crate::config::{DestinationPlan, Proxy, ProxyRules};
 use crate::fanout::status::Span;
-use crate::fanout::{DropReason, Gate, Outcome, Parcel, Push};
+use crate::fanout::{Call, DropReason, Gate, Outcome, Parcel, Push};
 use crate::profile::route::Route;
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::sweeper::Sweeper;
@@ -51,6 +53,8 @@ pub struct DestinationSetup {
     pub addresses: Arc<Addresses>,
     /// For redirects to elsewhere.
     pub resolver: Resolver,
+    /// What is passed through to it, where it is the destination for that.
+    pub calls: Option<mpsc::Receiver<Call>>,
     /// Writes its request heads.
     pub head: HeadWriter,
 }
@@ -84,7 +88,8 @@ enum Word {
 
 impl Destination {
     /// Starts serving on this core.
-    pub fn start(setup: DestinationSetup, sweeper: Rc<Sweeper>) -> Rc<Self> {
+    pub fn start(mut setup: DestinationSetup, sweeper: Rc<Sweeper>) -> Rc<Self> {
+        let calls = setup.calls.take();
         let limits = Limits {
             max_age: setup.plan.max_age,
             min_backoff: setup.plan.min_backoff,
@@ -103,6 +108,9 @@ impl Destination {
         });
         monoio::spawn(destination.clone().dispatch());
         monoio::spawn(destination.clone().tidy());
+        if let Some(calls) = calls {
+            monoio::spawn(destination.clone().serve_calls(calls));
+        }
         destination
     }
 
@@ -136,6 +144,31 @@ impl Destination {
             gate.end_attempt();
         }
         self.give_up(DropReason::Shutdown); // attempts that failed since
+    }
+
+    /// What it was started with.
+    pub(super) fn setup(&self) -> &DestinationSetup {
+        &self.setup
+    }
+
+    /// A connection of nobody's yet.
+    pub(super) async fn connect(&self, deadline: Mono) -> Result<Connection, AttemptError> {
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        let addresses = &self.setup.addresses;
+        let _ = monoio::time::timeout(left(deadline), addresses.looked_up()).await;
+        let address = addresses.pick(turn).ok_or(AttemptError::Unresolved)?;
+        let silence_max = self.setup.plan.remote_timeout;
+        Connection::open(address, left(deadline), silence_max, &self.sweeper).await
+    }
+
+    /// The version of what says who we are; where that is missing, the control plane is asked for it first.
+    pub(super) async fn await_credentials(&self, deadline: Mono) -> Result<u64, AttemptError> {
+        let credentials = self.setup.head.credentials();
+        if credentials.ready().is_err() {
+            let _ = monoio::time::timeout(left(deadline), credentials.wanted()).await;
+        }
+        credentials.ready().map_err(AttemptError::NoToken)
     }
 
     async fn dispatch(self: Rc<Self>) {
@@ -348,7 +381,7 @@ impl Destination {
         }
     }
 
-    fn note_trouble(&self, text: &str) {
+    pub(super) fn note_trouble(&self, text: &str) {
         tracing::debug!(destination = %self.setup.gate.name, problem = text, "attempt failed");
         self.setup.gate.status.failed(text.to_owned());
     }
@@ -443,7 +476,10 @@ impl Lane {
             ..setup.head.aim(push.route)
         };
         let credentials = setup.head.credentials();
-        let used = credentials.lines().version;
+        let used = match credentials.ready() {
+            Ok(version) => version,
+            Err(_) => destination.await_credentials(deadline).await?,
+        };
         let mut reply = self.exchange(push, own, started, deadline).await?;
         // A secret may just have been rotated: where there is a new one, it gets its chance.
         if reply.status == 401
@@ -451,6 +487,7 @@ impl Lane {
                 .await
                 .unwrap_or(false)
         {
+            credentials.ready().map_err(AttemptError::NoToken)?;
             reply = self.exchange(push, own, clock::recent(), deadline).await?;
         }
         let mut detour: Option<Detour> = None;
@@ -574,20 +611,8 @@ impl Lane {
     }
 
     async fn connect(&mut self, deadline: Mono) -> Result<Connection, AttemptError> {
-        let destination = &self.destination;
-        let turn = destination.turn.get();
-        destination.turn.set(turn.wrapping_add(1));
-        let addresses = &destination.setup.addresses;
-        let _ = monoio::time::timeout(left(deadline), addresses.looked_up()).await;
-        let address = addresses.pick(turn).ok_or(AttemptError::Unresolved)?;
-        let connection = Connection::open(
-            address,
-            left(deadline),
-            destination.setup.plan.remote_timeout,
-            &destination.sweeper,
-        )
-        .await?;
-        destination.setup.gate.status.connection(1);
+        let connection = self.destination.connect(deadline).await?;
+        self.destination.setup.gate.status.connection(1);
         Ok(connection)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::credentials::Credentials;
 use crate::config::{DestinationPlan, DestinationTarget, Proxy};
 use crate::fanout::Push;
-use crate::profile::route::Route;
+use crate::profile::route::{PUSH, Route};
 
 /// What we call ourselves.
 pub const USER_AGENT: &str = concat!("pyrotee/", env!("CARGO_PKG_VERSION"));
@@ -17,6 +17,8 @@ pub struct HeadWriter {
     authority: String,
     ingest_path: String,
     push_path: String,
+    /// In front of the path of a call.
+    prefix: String,
     /// Header lines that we set ourselves.
     own: String,
     /// Header lines that the operator set, credentials among them: only for the destination he named.
@@ -74,6 +76,7 @@ impl HeadWriter {
             authority: authority.clone(),
             ingest_path: ingest_path.clone(),
             push_path: push_path.clone(),
+            prefix: push_path[..push_path.len().saturating_sub(PUSH.len())].to_owned(),
             own,
             credentials,
             trace,
@@ -99,17 +102,59 @@ impl HeadWriter {
         }
     }
 
+    /// Writes the head of a call: `length` is that of its body, which is chunked without one.
+    pub fn write_call(
+        &self,
+        out: &mut Vec<u8>,
+        path: &str,
+        fields: &[u8],
+        length: Option<u64>,
+        via: Option<&Proxy>,
+    ) {
+        let path = [&self.prefix, path].concat();
+        let aim = Aim {
+            authority: &self.authority,
+            path: &path,
+            trusted: true,
+            via,
+        };
+        self.begin(out, aim, b"");
+        self.trace.write(out, fastrand::u128(1..), fastrand::u64(1..));
+        out.extend_from_slice(self.credentials.lines().text.as_bytes());
+        out.extend_from_slice(fields);
+        match length {
+            Some(length) => {
+                out.extend_from_slice(b"Content-Length: ");
+                write_number(out, length);
+                out.extend_from_slice(b"\r\n\r\n");
+            }
+            None => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n"),
+        }
+    }
+
     /// Writes the head of one attempt that has `timeout_ms` left.
     pub fn write(&self, out: &mut Vec<u8>, push: &Push, aim: Aim<'_>, timeout_ms: u64) {
+        let query = if aim.path.contains('?') {
+            &[][..]
+        } else {
+            &push.query
+        };
+        self.begin(out, aim, query);
+        self.trace.write(out, push.trace_id, fastrand::u64(1..));
+        self.finish(out, push, aim, timeout_ms);
+    }
+
+    /// Writes what every head begins with.
+    fn begin(&self, out: &mut Vec<u8>, aim: Aim<'_>, query: &[u8]) {
         out.extend_from_slice(b"POST ");
         if aim.via.is_some() {
             out.extend_from_slice(b"http://");
             out.extend_from_slice(aim.authority.as_bytes());
         }
         out.extend_from_slice(aim.path.as_bytes());
-        if !push.query.is_empty() && !aim.path.contains('?') {
+        if !query.is_empty() {
             out.push(b'?');
-            out.extend_from_slice(&push.query);
+            out.extend_from_slice(query);
         }
         out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
         out.extend_from_slice(aim.authority.as_bytes());
@@ -120,7 +165,10 @@ impl HeadWriter {
             out.extend_from_slice(b"\r\n");
         }
         out.extend_from_slice(self.own.as_bytes());
-        self.trace.write(out, push.trace_id, fastrand::u64(1..));
+    }
+
+    /// Writes what only the head of a push has, and its end.
+    fn finish(&self, out: &mut Vec<u8>, push: &Push, aim: Aim<'_>, timeout_ms: u64) {
         if aim.trusted {
             out.extend_from_slice(self.credentials.lines().text.as_bytes());
             out.extend_from_slice(&push.fields);
@@ -220,7 +268,7 @@ mod tests {
             max_retries: 0,
         };
         let plan = DestinationPlan::parse(to, &defaults).unwrap();
-        let lines = SecretFiles::read(&plan).unwrap().lines(&plan);
+        let lines = SecretFiles::read(&plan).unwrap().lines(&plan, None);
         let writer =
             HeadWriter::new(&plan, "id", Arc::new(Credentials::fixed(lines)), Trace::default()).unwrap();
         let mut push = push(5, AckMode::Detached, 1);

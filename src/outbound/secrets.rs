@@ -6,6 +6,9 @@
 //!          after a 401 every file is read, whatever its stamp
 //!          unreadable, empty or no header text: the last good secret stays in use, the log and the status say so
 //! ```
+//! Where a destination has OAuth2, the same task has its access tokens fetched in time (`oauth2.rs`): until one is there,
+//! there are no lines and nothing is sent.
+//!
 //! So rotation needs no restart (row 121), whether a file is overwritten, renamed into place, or a link is turned, as
 //! Kubernetes does it.
 
@@ -21,17 +24,21 @@ use base64::Engine as _;
 use tokio::sync::mpsc;
 
 use super::credentials::{Credentials, Wish};
+use super::oauth2::{TokenProblem, Tokens};
 use crate::config::destination::auth::is_field_text;
 use crate::config::{AuthPlan, DestinationPlan, Secret, SecretSource};
 use crate::fanout::Gate;
+use crate::runtime::clock::{self, Mono};
 
 /// How often files are looked at. A look is one system call; Alloy reads them for every request.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
+/// Without files nothing has to be looked at; then this is how long the task sleeps at most.
+const IDLE_MAX: Duration = Duration::from_secs(3600);
 /// A secret is a line. What is larger is not one, and would not fit into a header.
 const SECRET_BYTES_MAX: u64 = 16 << 10;
 
 /// The secret files of one destination and what they held last.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SecretFiles(Vec<SecretFile>);
 
 #[derive(Debug)]
@@ -112,8 +119,8 @@ impl SecretFiles {
         self.0.is_empty()
     }
 
-    /// The header lines that `plan` and the files make.
-    pub fn lines(&self, plan: &DestinationPlan) -> String {
+    /// The header lines that `plan` and the files make; `token` is the value of `Authorization` where that is fetched.
+    pub fn lines(&self, plan: &DestinationPlan, token: Option<&str>) -> String {
         let mut lines = String::new();
         let mut line = |name: &str, value: &str| {
             let _ = write!(lines, "{name}: {value}\r\n");
@@ -134,6 +141,7 @@ impl SecretFiles {
             AuthPlan::Scheme { scheme, credentials } => {
                 line("Authorization", &format!("{scheme} {}", self.reveal(credentials)));
             }
+            AuthPlan::OAuth2(_) => token.into_iter().for_each(|token| line("Authorization", token)),
         }
         lines
     }
@@ -227,6 +235,8 @@ pub struct Keeper {
     pub plan: DestinationPlan,
     /// Its files, read.
     pub files: SecretFiles,
+    /// Its access tokens, if it has any.
+    pub tokens: Option<Tokens>,
     /// Where the lines go.
     pub credentials: Arc<Credentials>,
     /// What its core asks for.
@@ -234,41 +244,100 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps them as long as the process lives.
+    /// Keeps them as long as the process lives. Must run on a tokio `LocalSet`.
     pub async fn run(mut self) {
         loop {
-            let mut granted = Vec::new();
-            match tokio::time::timeout(CHECK_EVERY, self.wishes.recv()).await {
-                Ok(Some(wish)) => granted.push(wish),
-                Ok(None) => return,
-                Err(_) => {}
-            }
-            while let Ok(wish) = self.wishes.try_recv() {
-                granted.push(wish);
-            }
-            let everything = !granted.is_empty();
-            let mut files = self.files;
-            // A file system may hang: then this task does, and nothing else.
-            let looked = tokio::task::spawn_blocking(move || {
-                let found = files.look(everything);
-                (files, found)
-            });
-            let Ok((files, found)) = looked.await else {
+            let granted = self.wait().await;
+            // A wish about lines that have been replaced meanwhile is granted already.
+            let version = self.credentials.lines().version;
+            let is_refused = granted.iter().any(|wish| wish.used == version);
+            let Some(found) = self.look(is_refused).await else {
                 return; // the process ends
             };
-            self.files = files;
-            if found.changed {
-                self.credentials.set(self.files.lines(&self.plan));
+            let mut changed = found.changed;
+            if let (Some(tokens), AuthPlan::OAuth2(plan)) = (&mut self.tokens, &self.plan.auth) {
+                let before = tokens.problem();
+                let secret = self.files.reveal(&plan.client_secret);
+                changed |= tokens.keep(secret, is_refused, found.changed, clock::now).await;
+                let after = tokens.problem();
+                if before != after {
+                    self.tell_of_tokens(after);
+                }
             }
-            self.tell(&found.news);
+            if changed {
+                self.credentials.set(self.lines());
+                self.gate.doorbell.ring();
+            }
+            self.tell_of_files(&found.news);
+            let is_failing = self.files.is_failing()
+                || self
+                    .tokens
+                    .as_ref()
+                    .is_some_and(|tokens| tokens.problem().is_some());
+            self.gate.status.set_secrets_failing(is_failing);
             // Whoever asked looks at the lines now.
             drop(granted);
         }
     }
 
-    fn tell(&self, news: &[News]) {
-        let status = &self.gate.status;
-        status.set_secrets_failing(self.files.is_failing());
+    /// Waits until there may be something to do. Returns who asked.
+    async fn wait(&mut self) -> Vec<Wish> {
+        let files = if self.files.is_empty() {
+            IDLE_MAX
+        } else {
+            CHECK_EVERY
+        };
+        let tokens = self.tokens.as_ref().map_or(Mono::NEVER, Tokens::wake_at);
+        let patience = files.min(tokens.since(clock::now()));
+        let first = tokio::time::timeout(patience, self.wishes.recv()).await;
+        let mut granted: Vec<Wish> = first.ok().flatten().into_iter().collect();
+        while let Ok(wish) = self.wishes.try_recv() {
+            granted.push(wish);
+        }
+        granted
+    }
+
+    /// Looks at the files. A file system may hang: then this task does, and nothing else.
+    async fn look(&mut self, everything: bool) -> Option<Found> {
+        if self.files.is_empty() {
+            return Some(Found::default());
+        }
+        let mut files = std::mem::take(&mut self.files);
+        let looked = tokio::task::spawn_blocking(move || {
+            let found = files.look(everything);
+            (files, found)
+        });
+        let (files, found) = looked.await.ok()?;
+        self.files = files;
+        Some(found)
+    }
+
+    fn lines(&self) -> Result<String, TokenProblem> {
+        let token = match &self.tokens {
+            Some(tokens) => Some(tokens.header()?),
+            None => None,
+        };
+        Ok(self.files.lines(&self.plan, token))
+    }
+
+    fn tell_of_tokens(&self, problem: Option<TokenProblem>) {
+        let destination = &self.gate.name;
+        match problem {
+            None => tracing::info!(%destination, "access token fetched"),
+            Some(problem) => {
+                let consequence = match self.tokens.as_ref().map(Tokens::header) {
+                    Some(Ok(_)) => "the one held stays in use until its end",
+                    _ => "profiles wait",
+                };
+                tracing::warn!(%destination, %problem, consequence, "no access token");
+                self.gate
+                    .status
+                    .failed(format!("no access token: {problem}; {consequence}"));
+            }
+        }
+    }
+
+    fn tell_of_files(&self, news: &[News]) {
         let destination = &self.gate.name;
         for one in news {
             match one {
@@ -279,7 +348,7 @@ impl Keeper {
                 News::Bad(error) => {
                     let text = format!("{error}; the secret read last stays in use");
                     tracing::warn!(%destination, problem = %error, "secret file is no good, the secret read last stays in use");
-                    status.failed(text);
+                    self.gate.status.failed(text);
                 }
             }
         }

@@ -18,6 +18,10 @@ pub enum Route {
 pub enum Routed {
     /// A handler.
     Route(Route),
+    /// Passed through to a destination that has such a service: the procedure, and the clean path to ask it with.
+    Debuginfo(Procedure, String),
+    /// 405 with an empty body and `Allow: POST`, as connect-go answers.
+    PostOnly,
     /// 404 with the text `404 page not found`.
     NotFound,
     /// 405 with an empty body and no `Allow`.
@@ -28,6 +32,29 @@ pub enum Routed {
     /// 400: a bad percent-escape or a control character, which Go refuses before routing.
     Malformed,
 }
+
+/// What debuginfo is asked for (WIRE.md section 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Procedure {
+    /// Unary.
+    ShouldInitiateUpload,
+    /// `Upload/ID`: a plain POST whose body is the file.
+    Upload,
+    /// Unary.
+    UploadFinished,
+}
+
+impl Procedure {
+    /// Every procedure, in the order of its index, and its name.
+    pub const ALL: [(Self, &'static str); 3] = [
+        (Self::ShouldInitiateUpload, "ShouldInitiateUpload"),
+        (Self::Upload, "Upload"),
+        (Self::UploadFinished, "UploadFinished"),
+    ];
+}
+
+/// All procedures of the debuginfo service.
+const DEBUGINFO_SERVICE: &[u8] = b"/debuginfo.v1alpha1.DebuginfoService/";
 
 /// `/ingest`.
 pub const INGEST: &[u8] = b"/ingest";
@@ -58,12 +85,32 @@ pub fn route(method_is_post: bool, path: &[u8]) -> Routed {
         INGEST | INGEST_ALIAS => Route::Ingest,
         PUSH => Route::Push,
         other if other.starts_with(PUSH_SERVICE) && !method_is_post => return Routed::MethodNotAllowed,
+        other if other.starts_with(DEBUGINFO_SERVICE) => return debuginfo(method_is_post, other),
         _ => return Routed::NotFound,
     };
     if method_is_post {
         Routed::Route(route)
     } else {
         Routed::MethodNotAllowed
+    }
+}
+
+/// Routes a clean path below the debuginfo service.
+fn debuginfo(method_is_post: bool, path: &[u8]) -> Routed {
+    let upload = |rest: &[u8]| {
+        rest.strip_prefix(b"Upload/")
+            .is_some_and(|id| !id.is_empty() && !id.contains(&b'/'))
+    };
+    let (procedure, refusal) = match &path[DEBUGINFO_SERVICE.len()..] {
+        b"ShouldInitiateUpload" => (Procedure::ShouldInitiateUpload, Routed::PostOnly),
+        b"UploadFinished" => (Procedure::UploadFinished, Routed::PostOnly),
+        rest if upload(rest) => (Procedure::Upload, Routed::MethodNotAllowed),
+        _ => return Routed::NotFound,
+    };
+    if method_is_post {
+        Routed::Debuginfo(procedure, escape_path(path))
+    } else {
+        refusal
     }
 }
 
@@ -131,6 +178,9 @@ mod tests {
         let redirect = |to: &str| Routed::Redirect(to.to_owned());
         let ingest = Routed::Route(Route::Ingest);
         let push = Routed::Route(Route::Push);
+        let debuginfo = |procedure, path: &str| {
+            Routed::Debuginfo(procedure, format!("/debuginfo.v1alpha1.DebuginfoService/{path}"))
+        };
         let cases = [
             ("1 ingest", true, "/ingest", ingest.clone()),
             ("alias", true, "/pyroscope/ingest", ingest.clone()),
@@ -195,6 +245,48 @@ mod tests {
                 "8 without its slash",
                 false,
                 "/push.v1.PusherService",
+                Routed::NotFound,
+            ),
+            (
+                "140 unary",
+                true,
+                "/debuginfo.v1alpha1.DebuginfoService/UploadFinished",
+                debuginfo(Procedure::UploadFinished, "UploadFinished"),
+            ),
+            (
+                "141 upload",
+                true,
+                "/debuginfo.v1alpha1.DebuginfoService/Upload/a%20b",
+                debuginfo(Procedure::Upload, "Upload/a%20b"),
+            ),
+            (
+                "141 upload of nothing",
+                true,
+                "/debuginfo.v1alpha1.DebuginfoService/Upload/",
+                Routed::NotFound,
+            ),
+            (
+                "141 too deep",
+                true,
+                "/debuginfo.v1alpha1.DebuginfoService/Upload/a/b",
+                Routed::NotFound,
+            ),
+            (
+                "142 unary",
+                false,
+                "/debuginfo.v1alpha1.DebuginfoService/ShouldInitiateUpload",
+                Routed::PostOnly,
+            ),
+            (
+                "142 upload",
+                false,
+                "/debuginfo.v1alpha1.DebuginfoService/Upload/a",
+                Routed::MethodNotAllowed,
+            ),
+            (
+                "142 unknown",
+                false,
+                "/debuginfo.v1alpha1.DebuginfoService/List",
                 Routed::NotFound,
             ),
             ("9 metrics", true, "/metrics", Routed::NotFound),

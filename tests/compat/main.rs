@@ -14,6 +14,7 @@ mod support;
 mod scripted;
 
 mod auth;
+mod debuginfo;
 mod gateway;
 mod grpc_web;
 mod hostile;
@@ -21,6 +22,7 @@ mod ingest;
 mod json;
 mod metrics;
 mod names;
+mod oauth2;
 mod proxy;
 mod push;
 mod query;

@@ -141,6 +141,14 @@ fn destination(one: &DestinationPlan, plan: &Plan) -> Section {
     if let Some(says) = proxies(&one.proxy) {
         section = section.line("proxy", says);
     }
+    if let AuthPlan::OAuth2(plan) = &one.auth {
+        let url = &plan.token_url;
+        let says = format!(
+            "from host {}, port {}; without one, profiles wait",
+            url.host, url.port
+        );
+        section = section.line("access tokens", says);
+    }
     let files = one.secret_files();
     if !files.is_empty() {
         let files: Vec<String> = files.iter().map(|(_, path)| path.display().to_string()).collect();
@@ -450,6 +458,13 @@ mod tests {
                 "host squid, port 3128, but for this machine",
             ),
             (&["--to", "http://h,proxy-from-environment=true"], "NO_PROXY"),
+            (
+                &[
+                    "--to",
+                    "http://h,oauth2.client-id=i,oauth2.client-secret=hunter2,oauth2.token-url=http://idp:8080/t",
+                ],
+                "from host idp, port 8080",
+            ),
             (&["--to", http], "until the profile is 30m old"),
             (&["--to", http], "256 MiB (about 16,384 of 16 KiB) and 30m"),
             (&["--to", http, "--max-retries", "1"], "never: one attempt"),

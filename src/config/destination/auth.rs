@@ -1,5 +1,5 @@
-//! How a destination is told who we are: basic, bearer, any other scheme, and headers whose value is in a file (WIRE.md
-//! 4.1). Text in, a checked [`AuthPlan`] out.
+//! How a destination is told who we are: basic, bearer, any other scheme, OAuth2, and headers whose value is in a file
+//! (WIRE.md 4.1). Text in, a checked [`AuthPlan`] out.
 //!
 //! Not responsible for reading the files, which is `outbound/secrets.rs`; here they are paths.
 
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::oauth2::{OAuth2Options, OAuth2Plan};
 use super::{DestinationPlan, Secret};
 
 /// What stands in front of the credentials where nothing else is said (WIRE.md 4.1).
@@ -43,6 +44,9 @@ pub enum AuthPlan {
         /// What follows it.
         credentials: SecretSource,
     },
+    /// An access token that is fetched.
+    #[serde(rename = "oauth2")]
+    OAuth2(Box<OAuth2Plan>),
 }
 
 /// What was said about authorization, before it is known whether it fits together. The options of `--to` and Alloy's
@@ -69,6 +73,8 @@ pub struct AuthOptions {
     pub authorization_credentials: Option<Secret>,
     /// `authorization.credentials-file`.
     pub authorization_credentials_file: Option<PathBuf>,
+    /// `oauth2.`...
+    pub oauth2: OAuth2Options,
 }
 
 /// The options of `--to` that are set here.
@@ -103,7 +109,7 @@ impl AuthOptions {
             "authorization.type" => self.authorization_type = Some(value.to_owned()),
             "authorization.credentials" => self.authorization_credentials = secret()?,
             "authorization.credentials-file" => self.authorization_credentials_file = path()?,
-            _ => return Ok(false),
+            _ => return self.oauth2.set(key, value),
         }
         Ok(true)
     }
@@ -119,6 +125,9 @@ impl AuthOptions {
                 scheme: "Basic".into(),
                 credentials: SecretSource::Value(credentials),
             });
+        }
+        if self.oauth2.is_given {
+            return self.oauth2.plan().map(Box::new).map(AuthPlan::OAuth2);
         }
         if let Some(token) = one_source("bearer-token", self.bearer_token, self.bearer_token_file)? {
             return scheme(SCHEME_DEFAULT.into(), "bearer-token", token);
@@ -184,6 +193,7 @@ impl AuthOptions {
                 self.bearer_token.is_some() || self.bearer_token_file.is_some(),
             ),
             ("authorization", authorization),
+            ("oauth2", self.oauth2.is_given),
         ];
         let mut given = ways.iter().filter(|(_, given)| *given).map(|(way, _)| way);
         match (given.next(), given.next()) {
@@ -204,6 +214,7 @@ impl DestinationPlan {
             AuthPlan::None => return files,
             AuthPlan::Basic { password, .. } => ("basic-auth.password-file", password),
             AuthPlan::Scheme { credentials, .. } => ("the file with its credentials", credentials),
+            AuthPlan::OAuth2(plan) => ("oauth2.client-secret-file", &plan.client_secret),
         };
         if let SecretSource::File(path) = source {
             files.push((option.to_owned(), path));
@@ -224,7 +235,7 @@ pub fn file(key: &str, value: &str) -> Result<PathBuf, String> {
 }
 
 /// A secret that may be given by itself or as a file, not both.
-fn one_source(
+pub(super) fn one_source(
     option: &str,
     value: Option<Secret>,
     file: Option<PathBuf>,
@@ -325,6 +336,11 @@ mod tests {
                 "two ways",
                 &[("bearer-token", "s3cret"), ("basic-auth.username", "s3cret")][..],
                 "both basic-auth and bearer-token",
+            ),
+            (
+                "oauth2 and another",
+                &[("bearer-token", "s3cret"), ("oauth2.client-id", "s3cret")],
+                "both bearer-token and oauth2",
             ),
             (
                 "two forms",

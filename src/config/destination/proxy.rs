@@ -13,9 +13,9 @@ use std::net::IpAddr;
 
 use base64::Engine as _;
 use serde::Serialize;
-use url::{Host, Url};
+use url::Url;
 
-use super::{Secret, percent_decode, valid_header, valid_header_value};
+use super::{Secret, host_of, percent_decode, valid_header, valid_header_value};
 
 /// Where a destination's proxy is, if it has one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -216,12 +216,7 @@ impl Proxy {
                 url.scheme()
             ));
         }
-        let host = match url.host() {
-            Some(Host::Domain(name)) if !name.is_empty() => name.to_owned(),
-            Some(Host::Ipv4(address)) => address.to_string(),
-            Some(Host::Ipv6(address)) => address.to_string(),
-            _ => return Err("has no host".into()),
-        };
+        let host = host_of(&url).ok_or("has no host")?;
         let port = url.port().unwrap_or(80);
         if port == 0 {
             return Err("has port 0, which cannot be connected to".into());

@@ -1,0 +1,179 @@
+//! Debuginfo requests, passed through to the one destination that takes them (WIRE.md section 7, rows 140 to 142).
+//!
+//! The unary procedures are small and read whole, like a Push; an upload is handed on piece by piece as it comes, so that
+//! it may be of any size: what is held of it is one receive buffer and `PIECES_WAITING_MAX` pieces, counted against
+//! `--memory-limit`. Not responsible for what is in them.
+
+use bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::client::{BodyState, Client, Handled};
+use super::inlet::ReceiveError;
+use super::tally::RouteLabel;
+use super::understand::{Refusal, dress};
+use crate::fanout::call::{Call, CallAnswer, PIECES_WAITING_MAX, Piece};
+use crate::http::RequestHead;
+use crate::profile::route::Procedure;
+use crate::runtime::clock::Mono;
+use crate::runtime::sweeper::Expiry;
+
+/// A unary message is a build id and a file name.
+const UNARY_BYTES_MAX: u64 = 1 << 20;
+/// Headers of a unary request that its destination needs to understand it.
+const PASSED_ON: [&str; 9] = [
+    "content-type",
+    "content-encoding",
+    "accept-encoding",
+    "connect-protocol-version",
+    "connect-timeout-ms",
+    "grpc-encoding",
+    "grpc-accept-encoding",
+    "grpc-timeout",
+    "x-grpc-web",
+];
+
+type Answered = oneshot::Receiver<Result<CallAnswer, String>>;
+
+impl Client {
+    /// Passes a request through and says what is to be answered.
+    pub(super) async fn pass_through(
+        &mut self,
+        procedure: Procedure,
+        path: String,
+        head: &RequestHead,
+        started: Mono,
+    ) -> Handled {
+        let mut handled = Handled {
+            result: Ok(()),
+            route: RouteLabel::Debuginfo(procedure),
+            dress: None,
+            body: BodyState::Unread,
+            passed: None,
+        };
+        let result = match procedure {
+            Procedure::Upload => self.upload(path, head, started, &mut handled).await,
+            _ => self.unary(path, head, started, &mut handled).await,
+        };
+        let is_success = matches!(&result, Ok(answer) if answer.status == 200);
+        self.inbound.setup.tally.called(procedure, is_success);
+        match result {
+            Ok(answer) if procedure == Procedure::Upload && !is_success => {
+                let message = format!("downstream upload: the destination answered {}", answer.status);
+                handled.result = Err(Refusal::debuginfo_failed(message));
+            }
+            Ok(_) if procedure == Procedure::Upload => {}
+            Ok(answer) => handled.passed = Some(answer),
+            Err(refusal) => handled.result = Err(refusal),
+        }
+        handled
+    }
+
+    async fn unary(
+        &mut self,
+        path: String,
+        head: &RequestHead,
+        started: Mono,
+        handled: &mut Handled,
+    ) -> Result<CallAnswer, Refusal> {
+        match dress(head, self.inlet.head_bytes()) {
+            Ok(dress) => handled.dress = Some(dress),
+            Err((dress, refusal)) => {
+                handled.dress = dress;
+                return Err(refusal);
+            }
+        }
+        let fields = self.fields_of(head, &PASSED_ON);
+        self.continue_if_expected(head, started, handled).await?;
+        let body = match self.inlet.body(head, UNARY_BYTES_MAX).await {
+            Ok(body) => body,
+            Err(error) => {
+                handled.body = BodyState::Broken;
+                return Err(error.into());
+            }
+        };
+        handled.body = BodyState::Received;
+        self.watch.disarm();
+        // Room for all pieces, so that nobody has to be waited for.
+        let (pieces, receiver) = mpsc::channel(body.segments.len() + 1);
+        let answered = self.call(path, fields, Some(body.bytes), receiver, Mono::NEVER)?;
+        let whole = body.segments.into_iter().filter(|piece| !piece.is_empty());
+        for piece in whole.map(Piece::Data).chain([Piece::End]) {
+            let _ = pieces.try_send(piece);
+        }
+        let answer = answered.await.unwrap_or_else(|_| Err("the gateway ends".into()));
+        answer.map_err(Refusal::debuginfo_unavailable)
+    }
+
+    async fn upload(
+        &mut self,
+        path: String,
+        head: &RequestHead,
+        started: Mono,
+        handled: &mut Handled,
+    ) -> Result<CallAnswer, Refusal> {
+        let deadline = started.after(self.inbound.setup.plan.debuginfo_timeout);
+        let fields = self.fields_of(head, &[]);
+        let (pieces, receiver) = mpsc::channel(PIECES_WAITING_MAX);
+        let mut answered = self.call(path, fields, None, receiver, deadline)?;
+        self.continue_if_expected(head, started, handled).await?;
+        self.watch.arm(deadline, Expiry::StopReceiving);
+        handled.body = BodyState::Broken;
+        let mut streaming = self.inlet.begin_streaming(head);
+        let sent = tokio::select! {
+            biased;
+            // A destination that has seen enough: nobody waits for the rest.
+            answer = &mut answered => Err(answer),
+            sent = async {
+                while let Some(piece) = self.inlet.next_piece(&mut streaming).await? {
+                    if pieces.send(Piece::Data(piece)).await.is_err() {
+                        return Ok(false);
+                    }
+                }
+                let _ = pieces.send(Piece::End).await;
+                Ok::<_, ReceiveError>(true)
+            } => Ok(sent),
+        };
+        let answer = match sent {
+            Err(answer) => answer,
+            Ok(sent) => {
+                if sent? {
+                    handled.body = BodyState::Received;
+                    self.watch.disarm();
+                }
+                answered.await
+            }
+        };
+        let answer = answer.unwrap_or_else(|_| Err("the gateway ends".into()));
+        answer.map_err(|why| Refusal::debuginfo_failed(format!("downstream upload: {why}")))
+    }
+
+    /// Hands a call over, or says why it cannot be.
+    fn call(
+        &self,
+        path: String,
+        fields: Bytes,
+        length: Option<u64>,
+        body: mpsc::Receiver<Piece>,
+        deadline: Mono,
+    ) -> Result<Answered, Refusal> {
+        let Some(calls) = self.inbound.setup.fanout.calls() else {
+            let why = "no destination takes debuginfo: the first http:// or https:// one in --to would";
+            return Err(Refusal::debuginfo_unavailable(why.into()));
+        };
+        let (answer, answered) = oneshot::channel();
+        let call = Call {
+            path,
+            fields,
+            length,
+            body,
+            deadline,
+            answer,
+        };
+        match calls.try_send(call) {
+            Ok(()) => Ok(answered),
+            Err(TrySendError::Full(_)) => Err(Refusal::debuginfo_busy()),
+            Err(TrySendError::Closed(_)) => Err(Refusal::debuginfo_unavailable("the gateway ends".into())),
+        }
+    }
+}
