@@ -62,12 +62,14 @@ mod recover;
 mod scan;
 pub mod segment;
 pub mod store;
+pub mod walk;
 
 pub use damage::{Damage, Damages, What};
 pub use disk::{Disk, RealDisk};
 pub use lock::{Lock, LockError, lock};
 pub use segment::Sums;
 pub use store::{AppendError, Meta, ReadError, RecordParts, Recovery, Store, StoreLimits, Totals};
+pub use walk::{DestinationFolder, Seen, Summary, destinations, orphans, read_record, summary, walk};
 
 /// The folder of a destination in the spool's folder. Names that the plan allows come out as they are, but for dots
 /// and the name of the lock.

@@ -5,7 +5,7 @@ use std::io;
 
 use super::damage::{Damage, Damages, What};
 use super::disk::Disk;
-use super::record::{HEADER_BYTES, VERSION};
+use super::record::{HEADER_BYTES, MARK_BYTES, VERSION};
 use super::scan::{Scan, Step, read_header, read_marks, records_max};
 use super::segment::{Segment, State};
 use super::{marks_name, segment_name};
@@ -31,27 +31,19 @@ pub enum Recovered {
 /// # Errors
 /// When the file is gone. Any other error makes it [`Recovered::Aside`].
 pub fn recover<D: Disk>(disk: &D, number: u64, damages: &mut Damages) -> io::Result<Recovered> {
-    let file = match disk.open(&segment_name(number)) {
-        Ok(file) => file,
+    let files = match open(disk, number) {
+        Ok(files) => files,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
-        Err(error) => return Ok(unreadable(number, 0, &error, damages)),
-    };
-    let bytes = match disk.bytes(&file) {
-        Ok(bytes) => bytes,
         Err(error) => return Ok(unreadable(number, 0, &error, damages)),
     };
     // Found damage counts only if the whole segment could be read.
     let mut found = Damages::default();
-    match read(disk, &file, number, bytes, &mut found) {
+    match read(disk, number, &files, &mut found) {
         Ok(recovered) => {
-            found
-                .list
-                .into_iter()
-                .for_each(|damage| damages.add_unknown(damage));
-            damages.more += found.more;
+            damages.append(found);
             Ok(recovered)
         }
-        Err(error) => Ok(unreadable(number, bytes, &error, damages)),
+        Err(error) => Ok(unreadable(number, files.bytes, &error, damages)),
     }
 }
 
@@ -61,7 +53,7 @@ fn unreadable(number: u64, bytes: u64, error: &io::Error, damages: &mut Damages)
     Recovered::Aside(bytes)
 }
 
-fn damage(file: String, offset: u64, bytes: u64, records: u64, what: What) -> Damage {
+pub(super) fn damage(file: String, offset: u64, bytes: u64, records: u64, what: What) -> Damage {
     Damage {
         file,
         offset,
@@ -73,33 +65,20 @@ fn damage(file: String, offset: u64, bytes: u64, records: u64, what: What) -> Da
 
 fn read<D: Disk>(
     disk: &D,
-    file: &D::File,
     number: u64,
-    bytes: u64,
+    files: &Files<D::File>,
     damages: &mut Damages,
 ) -> io::Result<Recovered> {
     let name = || segment_name(number);
-    let header = read_header(disk, file)?;
-    if let Some(header) = header
-        && header.version != VERSION
-    {
-        let what = What::Newer {
-            version: header.version,
-        };
-        damages.add_unknown(damage(name(), 0, bytes, 0, what));
-        return Ok(Recovered::Aside(bytes));
-    }
-    if header.is_none() {
-        damages.add_unknown(damage(name(), 0, bytes.min(HEADER_BYTES as u64), 0, What::Header));
-    }
-    let salt = match header {
-        Some(header) => Some(header.salt),
-        None => first_salt(disk, file, bytes)?,
+    let (salt, marks) = match understand(disk, number, files, damages)? {
+        Kind::Readable { salt, marks } => (salt, marks),
+        Kind::Newer => return Ok(Recovered::Aside(files.bytes)),
+        Kind::Lost => return Ok(Recovered::Empty),
     };
-    let Some(salt) = salt else {
-        return Ok(Recovered::Empty);
-    };
-    let marks = read_done(disk, number, salt, bytes, damages)?;
+    let Files {
+        segment: file, bytes, ..
+    } = files;
+    let bytes = *bytes;
 
     let mut segment = Segment::new(salt, HEADER_BYTES as u64);
     let mut scan = Scan::whole(Some(salt), bytes);
@@ -159,6 +138,97 @@ fn skip(segment: &mut Segment, index: u32, marks: &Marks) -> u64 {
     lost
 }
 
+/// The files of a segment, opened to be read.
+#[derive(Debug)]
+pub(super) struct Files<F> {
+    pub(super) segment: F,
+    pub(super) marks: Option<F>,
+    /// Length of the segment file.
+    pub(super) bytes: u64,
+}
+
+/// Opens the files of segment `number`.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn open<D: Disk>(disk: &D, number: u64) -> io::Result<Files<D::File>> {
+    // Marks first: beside a process that removes the segment just now, marks are gone only if the records are.
+    let marks = match disk.open(&marks_name(number)) {
+        Ok(file) => Some(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let segment = disk.open(&segment_name(number))?;
+    let bytes = disk.bytes(&segment)?;
+    Ok(Files {
+        segment,
+        marks,
+        bytes,
+    })
+}
+
+/// What a segment file can be.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// A segment of ours.
+    Readable { salt: u64, marks: Marks },
+    /// Written by a newer pyrotee.
+    Newer,
+    /// Without any good head.
+    Lost,
+}
+
+/// Reads header and marks of a segment.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn understand<D: Disk>(
+    disk: &D,
+    number: u64,
+    files: &Files<D::File>,
+    damages: &mut Damages,
+) -> io::Result<Kind> {
+    let bytes = files.bytes;
+    let header = read_header(disk, &files.segment)?;
+    let salt = match header {
+        Some(header) if header.version != VERSION => {
+            let what = What::Newer {
+                version: header.version,
+            };
+            damages.add_unknown(damage(segment_name(number), 0, bytes, 0, what));
+            return Ok(Kind::Newer);
+        }
+        Some(header) => Some(header.salt),
+        None => {
+            let length = bytes.min(HEADER_BYTES as u64);
+            damages.add_unknown(damage(segment_name(number), 0, length, 0, What::Header));
+            first_salt(disk, &files.segment, bytes)?
+        }
+    };
+    let Some(salt) = salt else {
+        if bytes > HEADER_BYTES as u64 {
+            let length = bytes - HEADER_BYTES as u64;
+            damages.add_unknown(damage(
+                segment_name(number),
+                HEADER_BYTES as u64,
+                length,
+                1,
+                What::Tail,
+            ));
+        }
+        return Ok(Kind::Lost);
+    };
+    let mut marks = Marks::default();
+    if let Some(file) = &files.marks {
+        let bad = marks.read(disk, file, salt, records_max(bytes))?;
+        if bad > 0 {
+            let length = bad * MARK_BYTES as u64;
+            damages.add_unknown(damage(marks_name(number), 0, length, 0, What::Marks));
+        }
+    }
+    Ok(Kind::Readable { salt, marks })
+}
+
 /// The salt of a segment whose header is damaged, from its first good head.
 fn first_salt<D: Disk>(disk: &D, file: &D::File, bytes: u64) -> io::Result<Option<u64>> {
     let mut scan = Scan::whole(None, bytes);
@@ -185,6 +255,18 @@ impl Marks {
         word.is_some_and(|word| word >> (index % u64::BITS) & 1 == 1)
     }
 
+    /// Reads a file of marks, and says how many of them are bad.
+    fn read<D: Disk>(&mut self, disk: &D, file: &D::File, salt: u64, records_max: u64) -> io::Result<u64> {
+        let (file_bytes, bad) = read_marks(disk, file, salt, |records| {
+            // A mark behind the end is of a record that a power loss took away. One is let in: the torn one.
+            if u64::from(*records.end()) <= records_max {
+                records.for_each(|index| self.set(index));
+            }
+        })?;
+        self.file_bytes = file_bytes;
+        Ok(bad)
+    }
+
     fn set(&mut self, index: u32) {
         let word = (index / u64::BITS) as usize;
         if word >= self.bits.len() {
@@ -192,32 +274,4 @@ impl Marks {
         }
         self.bits[word] |= 1 << (index % u64::BITS);
     }
-}
-
-/// Reads the marks of a segment of `bytes`. No file is no marks.
-pub(super) fn read_done<D: Disk>(
-    disk: &D,
-    number: u64,
-    salt: u64,
-    bytes: u64,
-    damages: &mut Damages,
-) -> io::Result<Marks> {
-    let mut marks = Marks::default();
-    let file = match disk.open(&marks_name(number)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(marks),
-        Err(error) => return Err(error),
-    };
-    // A mark behind the end is of a record that a power loss took away. One is let in: the torn one.
-    let records_max = records_max(bytes) + 1;
-    let (file_bytes, bad) = read_marks(disk, &file, salt, |records| {
-        if u64::from(*records.end()) < records_max {
-            records.for_each(|index| marks.set(index));
-        }
-    })?;
-    marks.file_bytes = file_bytes;
-    if bad > 0 {
-        damages.add_unknown(damage(marks_name(number), 0, file_bytes, 0, What::Marks));
-    }
-    Ok(marks)
 }

@@ -105,6 +105,10 @@ impl Meta {
         }
     }
 
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Length of query, header lines and body together in bytes: what is left in the buffer by [`Store::read`].
     pub fn payload_bytes(&self) -> u64 {
         u64::from(self.query_bytes) + u64::from(self.fields_bytes) + self.body_bytes
@@ -894,7 +898,12 @@ fn write_record<D: Disk>(
 }
 
 /// Reads what follows a head, and says whether its checksum is good. The checksum is not left in `buffer`.
-fn read_payload<D: Disk>(disk: &D, file: &D::File, meta: &Meta, buffer: &mut Vec<u8>) -> io::Result<bool> {
+pub(super) fn read_payload<D: Disk>(
+    disk: &D,
+    file: &D::File,
+    meta: &Meta,
+    buffer: &mut Vec<u8>,
+) -> io::Result<bool> {
     let wanted = usize::try_from(meta.read_bytes()).map_err(|_| ErrorKind::OutOfMemory)?;
     buffer
         .try_reserve_exact(wanted)
