@@ -56,6 +56,8 @@
 pub mod damage;
 pub mod disk;
 pub mod keeper;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod lock;
 pub mod record;
 mod recover;

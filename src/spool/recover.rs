@@ -13,15 +13,15 @@ use super::{marks_name, segment_name};
 /// What a segment file turned out to be.
 #[derive(Debug)]
 pub enum Recovered {
-    /// A segment with records, some of them left or all done.
+    /// A segment, of which some, all or nothing may be left.
     Segment {
         /// Its books.
         segment: Segment,
         /// Bytes behind its last record that are none.
         tail_bytes: u64,
     },
-    /// Nothing in it can be read, now or later.
-    Empty,
+    /// A file without a good head.
+    Lost,
     /// To be left as it is: that many bytes.
     Aside(u64),
 }
@@ -73,7 +73,7 @@ fn read<D: Disk>(
     let (salt, marks) = match understand(disk, number, files, damages)? {
         Kind::Readable { salt, marks } => (salt, marks),
         Kind::Newer => return Ok(Recovered::Aside(files.bytes)),
-        Kind::Lost => return Ok(Recovered::Empty),
+        Kind::Lost => return Ok(Recovered::Lost),
     };
     let Files {
         segment: file, bytes, ..
@@ -88,7 +88,7 @@ fn read<D: Disk>(
         match scan.next(disk, file)? {
             Step::Record { offset, head } => {
                 let lost = skip(&mut segment, head.index, &marks);
-                if let Some((offset, bytes)) = gap.take() {
+                if let Some((offset, bytes)) = gap.take().filter(|_| lost > 0) {
                     damages.add_unknown(damage(name(), offset, bytes, lost, What::Head));
                 }
                 let state = match marks.has(head.index) {
@@ -106,14 +106,13 @@ fn read<D: Disk>(
             Step::End => break,
         }
     }
+    // One record, as far as is known. Its number is booked as of no record, so that it is told once.
     if let Some((offset, bytes)) = tail {
-        // It is one record as far as is known, and nothing is lost if that one was done.
         let index = segment.records();
-        let lost = u64::from(!marks.has(index));
-        damages.add_unknown(damage(name(), offset, bytes, lost, What::Tail));
-    }
-    if segment.records() == 0 {
-        return Ok(Recovered::Empty);
+        let lost = skip(&mut segment, index.saturating_add(1), &marks);
+        if lost > 0 {
+            damages.add_unknown(damage(name(), offset, bytes, lost, What::Tail));
+        }
     }
     segment.marks_bytes = marks.file_bytes;
     segment.disk_bytes = bytes + marks.file_bytes + segment.marks_ahead_bytes();

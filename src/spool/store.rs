@@ -187,9 +187,9 @@ pub struct Store<D: Disk> {
     /// By number. INVARIANT: the sums below are the sums of these.
     segments: BTreeMap<u64, Segment>,
     active: Option<Active<D::File>>,
-    /// Closed segments that were not synced since they were written. At most [`UNSYNCED_MAX`].
+    /// Closed segments that may not have been synced since they were written. At most [`UNSYNCED_MAX`].
     unsynced: VecDeque<(u64, D::File)>,
-    /// A file was made since the folder was synced.
+    /// A file may have been made since the folder was synced.
     is_folder_unsynced: bool,
     /// A sync failed that nobody asked for; told by the next [`Store::sync`].
     sync_error: Option<io::Error>,
@@ -236,7 +236,7 @@ impl<D: Disk> Store<D> {
             segments: BTreeMap::new(),
             active: None,
             unsynced: VecDeque::new(),
-            is_folder_unsynced: false,
+            is_folder_unsynced: true,
             sync_error: None,
             number_next: numbers(SEGMENT_ENDING)
                 .chain(numbers(MARKS_ENDING))
@@ -280,11 +280,18 @@ impl<D: Disk> Store<D> {
                 if is_newest && tail_bytes > 0 && self.cut(number, segment.bytes).is_ok() {
                     segment.disk_bytes -= tail_bytes;
                 }
+                // The process before may have been killed between a write and its sync.
+                if segment.left().parcels > 0 {
+                    match self.disk.open(&segment_name(number)) {
+                        Ok(file) => self.sync_later(number, file),
+                        Err(error) => self.sync_error = Some(error),
+                    }
+                }
                 self.left = self.left.plus(segment.left());
                 self.disk_bytes += segment.disk_bytes;
                 self.segments.insert(number, segment);
             }
-            Ok(Recovered::Empty) => {
+            Ok(Recovered::Lost) => {
                 // Without records it is no loss if it stays; the next start tries again.
                 let _ = self.disk.remove(&segment_name(number));
                 let _ = self.disk.remove(&marks_name(number));
@@ -437,8 +444,16 @@ impl<D: Disk> Store<D> {
     fn seal(&mut self) {
         let Some(active) = self.active.take() else { return };
         if active.is_unsynced {
-            self.unsynced.push_back((active.number, active.file));
+            self.sync_later(active.number, active.file);
         }
+        if self.remove_if_finished(active.number).is_err() {
+            self.is_behind = true;
+        }
+    }
+
+    /// Leaves a closed segment to the next sync; when too many are left to it, the oldest is synced now.
+    fn sync_later(&mut self, number: u64, file: D::File) {
+        self.unsynced.push_back((number, file));
         while self.unsynced.len() > UNSYNCED_MAX {
             if let Some((_, file)) = self.unsynced.pop_front()
                 && let Err(error) = self.disk.sync(&file)
@@ -446,12 +461,10 @@ impl<D: Disk> Store<D> {
                 self.sync_error = Some(error);
             }
         }
-        if self.remove_if_finished(active.number).is_err() {
-            self.is_behind = true;
-        }
     }
 
-    /// Returns when all records appended so far have reached the medium, but those that an error was told for.
+    /// Returns when all records in the store, also those of processes before, have reached the medium, but those that an
+    /// error was told for.
     ///
     /// After a failed sync the kernel may have forgotten what it could not write, and a later success would say nothing
     /// about it. So what was written so far is closed and never synced again: it is still read back, checked, as long as
@@ -648,6 +661,11 @@ impl<D: Disk> Store<D> {
             }
         }
         result
+    }
+
+    /// Whether marks or removals failed that [`Store::tidy`] would try again.
+    pub fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// Writes marks and removes files that failed before.
@@ -981,6 +999,9 @@ impl<F> Handles<F> {
         self.kept.retain(|(kept, _)| kept != name);
     }
 }
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod tests {
