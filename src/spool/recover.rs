@@ -83,7 +83,7 @@ fn read<D: Disk>(
     let mut segment = Segment::new(salt, HEADER_BYTES as u64);
     let mut scan = Scan::whole(Some(salt), bytes);
     let mut gap: Option<(u64, u64)> = None;
-    let mut tail = None;
+    let mut tail_bytes = 0;
     loop {
         match scan.next(disk, file)? {
             Step::Record { offset, head } => {
@@ -99,27 +99,25 @@ fn read<D: Disk>(
                 segment.bytes = offset + head.record_bytes();
             }
             Step::Gap { offset, bytes } => gap = Some((offset, bytes)),
-            Step::Tail { offset, bytes } => {
-                tail = Some((offset, bytes));
+            Step::Tail {
+                offset,
+                bytes,
+                records,
+            } => {
+                tail_bytes = bytes;
+                if !marks.end_by(segment.records()) {
+                    let lost = marks.missing(segment.records(), records);
+                    damages.add_unknown(damage(name(), offset, bytes, lost, What::Tail));
+                    segment.end();
+                }
                 break;
             }
             Step::End => break,
         }
     }
-    // One record, as far as is known. Its number is booked as of no record, so that it is told once.
-    if let Some((offset, bytes)) = tail {
-        let index = segment.records();
-        let lost = skip(&mut segment, index.saturating_add(1), &marks);
-        if lost > 0 {
-            damages.add_unknown(damage(name(), offset, bytes, lost, What::Tail));
-        }
-    }
     segment.marks_bytes = marks.file_bytes;
     segment.disk_bytes = bytes + marks.file_bytes + segment.marks_ahead_bytes();
-    Ok(Recovered::Segment {
-        segment,
-        tail_bytes: tail.map_or(0, |(_, bytes)| bytes),
-    })
+    Ok(Recovered::Segment { segment, tail_bytes })
 }
 
 /// Books the numbers up to `index` as of no record, and says how many of them were not done.
@@ -243,6 +241,8 @@ fn first_salt<D: Disk>(disk: &D, file: &D::File, bytes: u64) -> io::Result<Optio
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     bits: Vec<u64>,
+    /// From this number on all is done: the end of the file is damaged, and that has been told.
+    end: Option<u32>,
     /// Length of the file in whole marks, in bytes.
     file_bytes: u64,
 }
@@ -251,16 +251,31 @@ impl Marks {
     /// Whether the record of this number is done.
     pub(super) fn has(&self, index: u32) -> bool {
         let word = self.bits.get((index / u64::BITS) as usize);
-        word.is_some_and(|word| word >> (index % u64::BITS) & 1 == 1)
+        let is_marked = word.is_some_and(|word| word >> (index % u64::BITS) & 1 == 1);
+        is_marked || self.end.is_some_and(|end| index >= end)
+    }
+
+    /// Whether everything from `index` on is done: damage at the end of the file that has been told.
+    fn end_by(&self, index: u32) -> bool {
+        self.end.is_some_and(|end| end <= index)
+    }
+
+    /// How many of `count` numbers from `index` on are not done.
+    pub(super) fn missing(&self, index: u32, count: u64) -> u64 {
+        let end = u64::from(index).saturating_add(count).min(u64::from(u32::MAX));
+        let numbers = index..end as u32;
+        numbers.filter(|index| !self.has(*index)).count() as u64
     }
 
     /// Reads a file of marks, and says how many of them are bad.
     fn read<D: Disk>(&mut self, disk: &D, file: &D::File, salt: u64, records_max: u64) -> io::Result<u64> {
         let (file_bytes, bad) = read_marks(disk, file, salt, |records| {
-            // A mark behind the end is of a record that a power loss took away. One is let in: the torn one.
-            if u64::from(*records.end()) <= records_max {
+            if *records.end() == u32::MAX {
+                self.end = Some(self.end.map_or(*records.start(), |end| end.min(*records.start())));
+            } else if u64::from(*records.end()) < records_max {
                 records.for_each(|index| self.set(index));
             }
+            // Else it is of a record that a power loss took away.
         })?;
         self.file_bytes = file_bytes;
         Ok(bad)

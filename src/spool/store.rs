@@ -789,7 +789,7 @@ impl<D: Disk> Store<D> {
                     }
                 }
                 Step::Gap { offset, bytes } => damaged = damaged.or(Some((offset, bytes))),
-                Step::Tail { offset, bytes } => {
+                Step::Tail { offset, bytes, .. } => {
                     damaged = damaged.or(Some((offset, bytes)));
                     break;
                 }

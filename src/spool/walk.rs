@@ -111,8 +111,12 @@ fn walk_segment<D: Disk>(
                 }
             }
             Step::Gap { offset, bytes } => gap = Some((offset, bytes)),
-            Step::Tail { offset, bytes } => {
-                let records = u64::from(!marks.has(index_next));
+            Step::Tail {
+                offset,
+                bytes,
+                records,
+            } => {
+                let records = marks.missing(index_next, records);
                 let damage = damage(segment_name(number), offset, bytes, records, What::Tail);
                 return visit(file, Seen::Damage(damage));
             }
