@@ -55,9 +55,10 @@
 
 pub mod damage;
 pub mod disk;
-pub mod keeper;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod fuzz;
+pub mod keeper;
 pub mod lock;
 pub mod record;
 mod recover;

@@ -272,3 +272,58 @@ fn destination_name(folder: &str) -> String {
     }
     String::from_utf8_lossy(&name).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::profile::route::Route;
+    use crate::spool::{RecordParts, Store, StoreLimits};
+
+    #[test]
+    fn every_name_has_a_folder_of_its_own_and_back() {
+        let names = ["eu", "a-b_c", "lock", "a.b", ".", "..", "ü/ %41"];
+        let mut folders = BTreeSet::new();
+        for name in names {
+            let folder = folder_name(name);
+            assert!(!folder.contains(['/', '.']) && folder != "lock", "{folder}");
+            assert_eq!(destination_name(&folder), name);
+            folders.insert(folder);
+        }
+        assert_eq!(folders.len(), names.len());
+        assert_eq!(folder_name("lock"), "%6Cock");
+        assert_eq!(folder_name("eu.west"), "eu%2Ewest");
+    }
+
+    #[test]
+    fn what_nobody_sends_any_more_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["eu", "us.east", "empty"] {
+            let disk = RealDisk::create(&root.path().join(folder_name(name))).unwrap();
+            let (mut store, _) = Store::open(disk, StoreLimits::of(1 << 20)).unwrap();
+            let parts = RecordParts {
+                accepted_unix_ms: 7,
+                route: Route::Push,
+                profiles: 2,
+                profile_bytes: 3,
+                query: b"",
+                fields: b"",
+                segments: &[Bytes::from_static(b"body")],
+            };
+            let id = store.append(&parts, true).unwrap();
+            if name == "empty" {
+                store.done(&[id]).unwrap();
+            }
+        }
+        std::fs::write(root.path().join("lock"), "").unwrap();
+        std::fs::create_dir(root.path().join("lost+found")).unwrap();
+        let found = orphans(root.path(), &["eu", "other"]).unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        let (folder, summary) = &found[0];
+        assert_eq!(folder.destination, "us.east");
+        assert_eq!((summary.left.parcels, summary.left.bytes), (1, 4));
+        assert_eq!((summary.segments, summary.oldest_unix_ms), (1, Some(7)));
+        assert_eq!(orphans(&root.path().join("not there"), &[]).unwrap(), []);
+    }
+}
