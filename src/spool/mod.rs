@@ -91,6 +91,13 @@ pub fn folder_name(destination: &str) -> String {
     name
 }
 
+/// Whether a file of this name in a destination's folder is one of ours.
+pub fn is_ours(name: &str) -> bool {
+    [SEGMENT_ENDING, MARKS_ENDING]
+        .iter()
+        .any(|ending| number_in(name, ending).is_some())
+}
+
 /// The name of a segment's file.
 fn segment_name(number: u64) -> String {
     format!("{number:016}{SEGMENT_ENDING}")
