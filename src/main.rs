@@ -26,6 +26,8 @@ enum Command {
     Doctor(cmd::doctor::Args),
     /// See it work: a gateway, two destinations and load on this machine, one destination failing half way.
     Demo(cmd::demo::Args),
+    /// Look at what waits on disk, verify it, send it or delete it.
+    Spool(cmd::spool::Args),
     /// Receive profiles as a destination does: verify, count, misbehave on demand.
     Sink(cmd::sink::Args),
     /// Send made-up profiles, as fast as they are answered or at a fixed rate, and tell how it went.
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Check(args) => cmd::check::run(&args),
         Command::Doctor(args) => cmd::doctor::run(&args),
         Command::Demo(args) => cmd::demo::run(args),
+        Command::Spool(args) => cmd::spool::run(&args),
         Command::Sink(args) => cmd::sink::run(args),
         Command::Load(args) => cmd::load::run(args),
     };

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use pyrotee::{http, inbound, profile};
+use pyrotee::{http, inbound, profile, spool};
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 9] = [
+const TARGETS: [Target; 10] = [
     ("head", http::head::fuzz_head),
     ("body", http::body::fuzz_body),
     ("response", http::response::fuzz_response),
@@ -16,6 +16,7 @@ const TARGETS: [Target; 9] = [
     ("json", profile::json::fuzz_json),
     ("grpc_web", profile::grpc_web::fuzz_grpc_web),
     ("connection", inbound::understand::fuzz_connection),
+    ("spool", spool::fuzz::fuzz_spool),
 ];
 
 #[test]

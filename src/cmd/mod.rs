@@ -9,4 +9,5 @@ mod mark;
 pub mod run;
 mod show;
 pub mod sink;
+pub mod spool;
 pub mod usage;

@@ -91,6 +91,15 @@ impl Damages {
         }
     }
 
+    /// Adds all of `other`.
+    pub(super) fn append(&mut self, other: Self) {
+        self.lost = self.lost.plus(other.lost);
+        self.more += other.more;
+        for damage in other.list {
+            self.add(damage, Sums::default());
+        }
+    }
+
     /// Adds one of which no more is known than how many records it cost.
     pub(super) fn add_unknown(&mut self, damage: Damage) {
         let lost = Sums {

@@ -439,8 +439,8 @@ pub fn tell_damages(destination: &str, link: &SpoolLink, damages: &Damages) {
     }
 }
 
-/// A push as it was, from what was read back. `payload` holds query, header lines, body and a checksum.
-fn rebuild(meta: &Meta, payload: &Bytes, pinned_bytes: u64, accepted: Mono) -> Push {
+/// A push as it was, from what was read back. `payload` holds query, header lines and body.
+pub fn rebuild(meta: &Meta, payload: &Bytes, pinned_bytes: u64, accepted: Mono) -> Push {
     let query_end = meta.query_bytes as usize;
     let fields_end = query_end + meta.fields_bytes as usize;
     let body_end = usize::try_from(meta.payload_bytes()).unwrap_or(payload.len());

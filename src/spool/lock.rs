@@ -89,3 +89,42 @@ fn holder(file: &mut File) -> String {
 }
 
 const HOLDER_BYTES_MAX: u64 = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_one_is_told_who_has_it() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("not/there");
+        let first = lock(&folder).unwrap();
+        let error = lock(&folder).unwrap_err().to_string();
+        let holder = format!("in use by process {} since unix time ", std::process::id());
+        assert!(error.contains(&holder), "{error}");
+        assert!(error.contains("stop that process"), "{error}");
+        drop(first);
+        lock(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_others_wrote_into_the_file_is_not_repeated() {
+        let root = tempfile::tempdir().unwrap();
+        let first = lock(root.path()).unwrap();
+        for text in ["", "anything", "process 1\nmore"] {
+            std::fs::write(root.path().join(FILE_NAME), text).unwrap();
+            let error = lock(root.path()).unwrap_err().to_string();
+            assert!(error.contains("in use by another process:"), "{error}");
+        }
+        drop(first);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = lock(&file.join("spool")).unwrap_err();
+        assert!(matches!(error, LockError::Io { .. }), "{error}");
+    }
+}

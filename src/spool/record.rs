@@ -187,3 +187,130 @@ pub fn number_u32(bytes: &[u8]) -> u32 {
 fn number_u64(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn heads() -> impl Strategy<Value = Head> {
+        let route = prop_oneof![Just(Route::Ingest), Just(Route::Push)];
+        let lengths = (any::<u32>(), any::<u32>(), 0..=BODY_BYTES_MAX, 0..=BODY_BYTES_MAX);
+        (
+            any::<u64>(),
+            any::<u32>(),
+            route,
+            lengths,
+            any::<u64>(),
+            any::<u32>(),
+        )
+            .prop_map(|(salt, index, route, lengths, accepted_unix_ms, profiles)| Head {
+                salt,
+                index,
+                route,
+                query_bytes: lengths.0,
+                fields_bytes: lengths.1,
+                body_bytes: lengths.2,
+                profile_bytes: lengths.3,
+                accepted_unix_ms,
+                profiles,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_and_no_flipped_bit_passes(
+            head in heads(),
+            header in (any::<u32>(), any::<u64>(), any::<u64>()),
+            mark in (any::<u32>(), any::<u32>()),
+            bit in 0_usize..HEAD_BYTES * 8,
+        ) {
+            let flip = |bytes: &mut [u8]| {
+                let bit = bit % (bytes.len() * 8);
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            };
+            let mut bytes = head.encode();
+            prop_assert_eq!(Head::decode(&bytes), Some(head));
+            flip(&mut bytes);
+            prop_assert_eq!(Head::decode(&bytes), None);
+
+            let header = Header { version: header.0, number: header.1, salt: header.2 };
+            let mut bytes = header.encode();
+            prop_assert_eq!(Header::decode(&bytes), Some(header));
+            flip(&mut bytes);
+            prop_assert_eq!(Header::decode(&bytes), None);
+
+            let records = mark.0.min(mark.1)..=mark.0.max(mark.1);
+            let mut bytes = encode_mark(header.salt, &records);
+            prop_assert_eq!(decode_mark(header.salt, &bytes), Some(records));
+            prop_assert_eq!(decode_mark(header.salt ^ 1, &bytes), None);
+            flip(&mut bytes);
+            prop_assert_eq!(decode_mark(header.salt, &bytes), None);
+        }
+    }
+
+    /// The format does not change by accident: these bytes were made from its description by another program.
+    #[test]
+    fn version_1_stays_as_it_is() {
+        let header = Header {
+            version: 1,
+            number: 2,
+            salt: 3,
+        };
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(hex(&header.encode()), HEADER_HEX);
+        let head = Head {
+            salt: 3,
+            index: 4,
+            route: Route::Push,
+            query_bytes: 5,
+            fields_bytes: 6,
+            body_bytes: 7,
+            profile_bytes: 8,
+            accepted_unix_ms: 9,
+            profiles: 10,
+        };
+        assert_eq!(hex(&head.encode()), HEAD_HEX);
+        assert_eq!(hex(&encode_mark(3, &(4..=5))), MARK_HEX);
+    }
+
+    const HEADER_HEX: &str = "f17079726f7365670100000002000000000000000300000000000000d5a0f8ef";
+    const HEAD_HEX: &str = concat!(
+        "f17079726f726563030000000000000004000000020000000500000006000000",
+        "0700000000000000080000000000000009000000000000000a0000002d143fb1"
+    );
+    const MARK_HEX: &str = "04000000050000006f01e776";
+
+    #[test]
+    fn what_is_too_short_or_out_of_bounds_is_nothing() {
+        for length in 0..HEAD_BYTES {
+            assert_eq!(Head::decode(&[0xf1; HEAD_BYTES][..length]), None);
+            assert_eq!(
+                Header::decode(&[0; HEADER_BYTES][..length.min(HEADER_BYTES - 1)]),
+                None
+            );
+            assert_eq!(
+                decode_mark(0, &[0; MARK_BYTES][..length.min(MARK_BYTES - 1)]),
+                None
+            );
+        }
+        let mut backwards = encode_mark(1, &(0..=1));
+        backwards[..4].copy_from_slice(&2_u32.to_le_bytes());
+        let sum = mark_sum(1, &backwards[..8]).to_le_bytes();
+        backwards[8..].copy_from_slice(&sum);
+        assert_eq!(decode_mark(1, &backwards), None);
+        let head = Head {
+            salt: 0,
+            index: 0,
+            route: Route::Ingest,
+            query_bytes: 0,
+            fields_bytes: 0,
+            body_bytes: BODY_BYTES_MAX + 1,
+            profile_bytes: 0,
+            accepted_unix_ms: 0,
+            profiles: 0,
+        };
+        assert_eq!(Head::decode(&head.encode()), None);
+    }
+}

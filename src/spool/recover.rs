@@ -5,7 +5,7 @@ use std::io;
 
 use super::damage::{Damage, Damages, What};
 use super::disk::Disk;
-use super::record::{HEADER_BYTES, VERSION};
+use super::record::{HEADER_BYTES, MARK_BYTES, VERSION};
 use super::scan::{Scan, Step, read_header, read_marks, records_max};
 use super::segment::{Segment, State};
 use super::{marks_name, segment_name};
@@ -13,15 +13,15 @@ use super::{marks_name, segment_name};
 /// What a segment file turned out to be.
 #[derive(Debug)]
 pub enum Recovered {
-    /// A segment with records, some of them left or all done.
+    /// A segment, of which some, all or nothing may be left.
     Segment {
         /// Its books.
         segment: Segment,
         /// Bytes behind its last record that are none.
         tail_bytes: u64,
     },
-    /// Nothing in it can be read, now or later.
-    Empty,
+    /// A file without a good head.
+    Lost,
     /// To be left as it is: that many bytes.
     Aside(u64),
 }
@@ -31,27 +31,19 @@ pub enum Recovered {
 /// # Errors
 /// When the file is gone. Any other error makes it [`Recovered::Aside`].
 pub fn recover<D: Disk>(disk: &D, number: u64, damages: &mut Damages) -> io::Result<Recovered> {
-    let file = match disk.open(&segment_name(number)) {
-        Ok(file) => file,
+    let files = match open(disk, number) {
+        Ok(files) => files,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
-        Err(error) => return Ok(unreadable(number, 0, &error, damages)),
-    };
-    let bytes = match disk.bytes(&file) {
-        Ok(bytes) => bytes,
         Err(error) => return Ok(unreadable(number, 0, &error, damages)),
     };
     // Found damage counts only if the whole segment could be read.
     let mut found = Damages::default();
-    match read(disk, &file, number, bytes, &mut found) {
+    match read(disk, number, &files, &mut found) {
         Ok(recovered) => {
-            found
-                .list
-                .into_iter()
-                .for_each(|damage| damages.add_unknown(damage));
-            damages.more += found.more;
+            damages.append(found);
             Ok(recovered)
         }
-        Err(error) => Ok(unreadable(number, bytes, &error, damages)),
+        Err(error) => Ok(unreadable(number, files.bytes, &error, damages)),
     }
 }
 
@@ -61,7 +53,7 @@ fn unreadable(number: u64, bytes: u64, error: &io::Error, damages: &mut Damages)
     Recovered::Aside(bytes)
 }
 
-fn damage(file: String, offset: u64, bytes: u64, records: u64, what: What) -> Damage {
+pub(super) fn damage(file: String, offset: u64, bytes: u64, records: u64, what: What) -> Damage {
     Damage {
         file,
         offset,
@@ -73,43 +65,30 @@ fn damage(file: String, offset: u64, bytes: u64, records: u64, what: What) -> Da
 
 fn read<D: Disk>(
     disk: &D,
-    file: &D::File,
     number: u64,
-    bytes: u64,
+    files: &Files<D::File>,
     damages: &mut Damages,
 ) -> io::Result<Recovered> {
     let name = || segment_name(number);
-    let header = read_header(disk, file)?;
-    if let Some(header) = header
-        && header.version != VERSION
-    {
-        let what = What::Newer {
-            version: header.version,
-        };
-        damages.add_unknown(damage(name(), 0, bytes, 0, what));
-        return Ok(Recovered::Aside(bytes));
-    }
-    if header.is_none() {
-        damages.add_unknown(damage(name(), 0, bytes.min(HEADER_BYTES as u64), 0, What::Header));
-    }
-    let salt = match header {
-        Some(header) => Some(header.salt),
-        None => first_salt(disk, file, bytes)?,
+    let (salt, marks) = match understand(disk, number, files, damages)? {
+        Kind::Readable { salt, marks } => (salt, marks),
+        Kind::Newer => return Ok(Recovered::Aside(files.bytes)),
+        Kind::Lost => return Ok(Recovered::Lost),
     };
-    let Some(salt) = salt else {
-        return Ok(Recovered::Empty);
-    };
-    let marks = read_done(disk, number, salt, bytes, damages)?;
+    let Files {
+        segment: file, bytes, ..
+    } = files;
+    let bytes = *bytes;
 
     let mut segment = Segment::new(salt, HEADER_BYTES as u64);
     let mut scan = Scan::whole(Some(salt), bytes);
     let mut gap: Option<(u64, u64)> = None;
-    let mut tail = None;
+    let mut tail_bytes = 0;
     loop {
         match scan.next(disk, file)? {
             Step::Record { offset, head } => {
                 let lost = skip(&mut segment, head.index, &marks);
-                if let Some((offset, bytes)) = gap.take() {
+                if let Some((offset, bytes)) = gap.take().filter(|_| lost > 0) {
                     damages.add_unknown(damage(name(), offset, bytes, lost, What::Head));
                 }
                 let state = match marks.has(head.index) {
@@ -120,28 +99,25 @@ fn read<D: Disk>(
                 segment.bytes = offset + head.record_bytes();
             }
             Step::Gap { offset, bytes } => gap = Some((offset, bytes)),
-            Step::Tail { offset, bytes } => {
-                tail = Some((offset, bytes));
+            Step::Tail {
+                offset,
+                bytes,
+                records,
+            } => {
+                tail_bytes = bytes;
+                if !marks.end_by(segment.records()) {
+                    let lost = marks.missing(segment.records(), records);
+                    damages.add_unknown(damage(name(), offset, bytes, lost, What::Tail));
+                    segment.end();
+                }
                 break;
             }
             Step::End => break,
         }
     }
-    if let Some((offset, bytes)) = tail {
-        // It is one record as far as is known, and nothing is lost if that one was done.
-        let index = segment.records();
-        let lost = u64::from(!marks.has(index));
-        damages.add_unknown(damage(name(), offset, bytes, lost, What::Tail));
-    }
-    if segment.records() == 0 {
-        return Ok(Recovered::Empty);
-    }
     segment.marks_bytes = marks.file_bytes;
     segment.disk_bytes = bytes + marks.file_bytes + segment.marks_ahead_bytes();
-    Ok(Recovered::Segment {
-        segment,
-        tail_bytes: tail.map_or(0, |(_, bytes)| bytes),
-    })
+    Ok(Recovered::Segment { segment, tail_bytes })
 }
 
 /// Books the numbers up to `index` as of no record, and says how many of them were not done.
@@ -159,6 +135,97 @@ fn skip(segment: &mut Segment, index: u32, marks: &Marks) -> u64 {
     lost
 }
 
+/// The files of a segment, opened to be read.
+#[derive(Debug)]
+pub(super) struct Files<F> {
+    pub(super) segment: F,
+    pub(super) marks: Option<F>,
+    /// Length of the segment file.
+    pub(super) bytes: u64,
+}
+
+/// Opens the files of segment `number`.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn open<D: Disk>(disk: &D, number: u64) -> io::Result<Files<D::File>> {
+    // Marks first: beside a process that removes the segment just now, marks are gone only if the records are.
+    let marks = match disk.open(&marks_name(number)) {
+        Ok(file) => Some(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let segment = disk.open(&segment_name(number))?;
+    let bytes = disk.bytes(&segment)?;
+    Ok(Files {
+        segment,
+        marks,
+        bytes,
+    })
+}
+
+/// What a segment file can be.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// A segment of ours.
+    Readable { salt: u64, marks: Marks },
+    /// Written by a newer pyrotee.
+    Newer,
+    /// Without any good head.
+    Lost,
+}
+
+/// Reads header and marks of a segment.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn understand<D: Disk>(
+    disk: &D,
+    number: u64,
+    files: &Files<D::File>,
+    damages: &mut Damages,
+) -> io::Result<Kind> {
+    let bytes = files.bytes;
+    let header = read_header(disk, &files.segment)?;
+    let salt = match header {
+        Some(header) if header.version != VERSION => {
+            let what = What::Newer {
+                version: header.version,
+            };
+            damages.add_unknown(damage(segment_name(number), 0, bytes, 0, what));
+            return Ok(Kind::Newer);
+        }
+        Some(header) => Some(header.salt),
+        None => {
+            let length = bytes.min(HEADER_BYTES as u64);
+            damages.add_unknown(damage(segment_name(number), 0, length, 0, What::Header));
+            first_salt(disk, &files.segment, bytes)?
+        }
+    };
+    let Some(salt) = salt else {
+        if bytes > HEADER_BYTES as u64 {
+            let length = bytes - HEADER_BYTES as u64;
+            damages.add_unknown(damage(
+                segment_name(number),
+                HEADER_BYTES as u64,
+                length,
+                1,
+                What::Tail,
+            ));
+        }
+        return Ok(Kind::Lost);
+    };
+    let mut marks = Marks::default();
+    if let Some(file) = &files.marks {
+        let bad = marks.read(disk, file, salt, records_max(bytes))?;
+        if bad > 0 {
+            let length = bad * MARK_BYTES as u64;
+            damages.add_unknown(damage(marks_name(number), 0, length, 0, What::Marks));
+        }
+    }
+    Ok(Kind::Readable { salt, marks })
+}
+
 /// The salt of a segment whose header is damaged, from its first good head.
 fn first_salt<D: Disk>(disk: &D, file: &D::File, bytes: u64) -> io::Result<Option<u64>> {
     let mut scan = Scan::whole(None, bytes);
@@ -174,6 +241,8 @@ fn first_salt<D: Disk>(disk: &D, file: &D::File, bytes: u64) -> io::Result<Optio
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     bits: Vec<u64>,
+    /// From this number on all is done: the end of the file is damaged, and that has been told.
+    end: Option<u32>,
     /// Length of the file in whole marks, in bytes.
     file_bytes: u64,
 }
@@ -182,7 +251,34 @@ impl Marks {
     /// Whether the record of this number is done.
     pub(super) fn has(&self, index: u32) -> bool {
         let word = self.bits.get((index / u64::BITS) as usize);
-        word.is_some_and(|word| word >> (index % u64::BITS) & 1 == 1)
+        let is_marked = word.is_some_and(|word| word >> (index % u64::BITS) & 1 == 1);
+        is_marked || self.end.is_some_and(|end| index >= end)
+    }
+
+    /// Whether everything from `index` on is done: damage at the end of the file that has been told.
+    fn end_by(&self, index: u32) -> bool {
+        self.end.is_some_and(|end| end <= index)
+    }
+
+    /// How many of `count` numbers from `index` on are not done.
+    pub(super) fn missing(&self, index: u32, count: u64) -> u64 {
+        let end = u64::from(index).saturating_add(count).min(u64::from(u32::MAX));
+        let numbers = index..end as u32;
+        numbers.filter(|index| !self.has(*index)).count() as u64
+    }
+
+    /// Reads a file of marks, and says how many of them are bad.
+    fn read<D: Disk>(&mut self, disk: &D, file: &D::File, salt: u64, records_max: u64) -> io::Result<u64> {
+        let (file_bytes, bad) = read_marks(disk, file, salt, |records| {
+            if *records.end() == u32::MAX {
+                self.end = Some(self.end.map_or(*records.start(), |end| end.min(*records.start())));
+            } else if u64::from(*records.end()) < records_max {
+                records.for_each(|index| self.set(index));
+            }
+            // Else it is of a record that a power loss took away.
+        })?;
+        self.file_bytes = file_bytes;
+        Ok(bad)
     }
 
     fn set(&mut self, index: u32) {
@@ -192,32 +288,4 @@ impl Marks {
         }
         self.bits[word] |= 1 << (index % u64::BITS);
     }
-}
-
-/// Reads the marks of a segment of `bytes`. No file is no marks.
-pub(super) fn read_done<D: Disk>(
-    disk: &D,
-    number: u64,
-    salt: u64,
-    bytes: u64,
-    damages: &mut Damages,
-) -> io::Result<Marks> {
-    let mut marks = Marks::default();
-    let file = match disk.open(&marks_name(number)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(marks),
-        Err(error) => return Err(error),
-    };
-    // A mark behind the end is of a record that a power loss took away. One is let in: the torn one.
-    let records_max = records_max(bytes) + 1;
-    let (file_bytes, bad) = read_marks(disk, &file, salt, |records| {
-        if u64::from(*records.end()) < records_max {
-            records.for_each(|index| marks.set(index));
-        }
-    })?;
-    marks.file_bytes = file_bytes;
-    if bad > 0 {
-        damages.add_unknown(damage(marks_name(number), 0, file_bytes, 0, What::Marks));
-    }
-    Ok(marks)
 }

@@ -34,6 +34,8 @@ pub enum Step {
         offset: u64,
         /// How many.
         bytes: u64,
+        /// Records that they were, as far as their heads can be made out: at least one.
+        records: u64,
     },
     /// The end of the file.
     End,
@@ -45,6 +47,8 @@ pub struct Scan {
     at: u64,
     end: u64,
     rule: Rule,
+    /// Damaged heads that the search for a good one came by.
+    remnants: u64,
     window: Window,
 }
 
@@ -63,6 +67,12 @@ impl Rule {
         let is_in_order = head.index >= self.index_min && u64::from(head.index) <= records_max(offset);
         (is_ours && is_in_order).then_some(head)
     }
+
+    /// Whether bytes that begin with the magic of a head, and are none, were one: no client knows the salt.
+    fn was_head(&self, bytes: &[u8]) -> bool {
+        let salt = self.salt.map(u64::to_le_bytes);
+        salt.is_some_and(|salt| bytes[HEAD_MAGIC.len()..].starts_with(&salt))
+    }
 }
 
 impl Scan {
@@ -77,6 +87,7 @@ impl Scan {
             at: at.min(end),
             end,
             rule: Rule { salt, index_min },
+            remnants: 0,
             window: Window::default(),
         }
     }
@@ -118,13 +129,21 @@ impl Scan {
             let bytes = self.at - offset;
             return Ok(match next {
                 Some(_) => Step::Gap { offset, bytes },
-                None => Step::Tail { offset, bytes },
+                None => Step::Tail {
+                    offset,
+                    bytes,
+                    records: 1 + self.remnants,
+                },
             });
         };
         let left = self.end - offset;
         if head.record_bytes() > left {
             self.at = self.end;
-            return Ok(Step::Tail { offset, bytes: left });
+            return Ok(Step::Tail {
+                offset,
+                bytes: left,
+                records: 1,
+            });
         }
         self.at = offset + head.record_bytes();
         self.rule.salt = Some(head.salt);
@@ -136,6 +155,7 @@ impl Scan {
     fn find_head<D: Disk>(&mut self, disk: &D, file: &D::File, from: u64) -> io::Result<Option<u64>> {
         let finder = memmem::Finder::new(&HEAD_MAGIC);
         let mut at = from;
+        self.remnants = 0;
         while at + HEAD_BYTES as u64 <= self.end {
             let bytes = self.window.get(disk, file, at, self.end)?;
             if bytes.len() < HEAD_BYTES {
@@ -145,6 +165,8 @@ impl Scan {
                 if self.rule.accept(at + found as u64, &bytes[found..]).is_some() {
                     return Ok(Some(at + found as u64));
                 }
+                let is_last = found + HEAD_BYTES > bytes.len();
+                self.remnants += u64::from(!is_last && self.rule.was_head(&bytes[found..]));
             }
             // What may be the start of a head at the end of the window is looked at again.
             at += (bytes.len() - (HEAD_BYTES - 1)) as u64;

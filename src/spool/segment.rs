@@ -130,6 +130,8 @@ pub struct Segment {
     left_from: usize,
     /// No block outside has a record that is done and not marked.
     unmarked: std::ops::Range<usize>,
+    /// All numbers from [`Segment::records`] on are to be marked, too.
+    is_end_unmarked: bool,
 }
 
 impl Segment {
@@ -148,6 +150,7 @@ impl Segment {
             unread_from: 0,
             left_from: 0,
             unmarked: 0..0,
+            is_end_unmarked: false,
         }
     }
 
@@ -200,6 +203,11 @@ impl Segment {
             self.note_unmarked(block);
             self.records += 1;
         }
+    }
+
+    /// No record comes behind the last one: what follows it is damaged, and a mark is to say that this was told.
+    pub fn end(&mut self) {
+        self.is_end_unmarked = true;
     }
 
     /// A mark on disk says that this record is done, which it is.
@@ -318,6 +326,9 @@ impl Segment {
                 }
             }
         }
+        if self.is_end_unmarked {
+            runs.push(self.records..=u32::MAX);
+        }
         runs
     }
 
@@ -327,17 +338,18 @@ impl Segment {
             block.marked = block.done;
         }
         self.unmarked = 0..0;
+        self.is_end_unmarked = false;
         self.marks_bytes += bytes;
     }
 
-    /// Room for the marks that are still to be written, in bytes: one for each record without.
+    /// Room for the marks that are still to be written, in bytes: one for each record without, and for the end.
     pub fn marks_ahead_bytes(&self) -> u64 {
         let marked: u64 = self
             .blocks
             .iter()
             .map(|block| u64::from(block.marked.count_ones()))
             .sum();
-        (u64::from(self.records) - marked) * MARK_BYTES as u64
+        (u64::from(self.records) - marked + u64::from(self.is_end_unmarked)) * MARK_BYTES as u64
     }
 
     fn note_unmarked(&mut self, block: usize) {

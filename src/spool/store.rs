@@ -105,6 +105,10 @@ impl Meta {
         }
     }
 
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Length of query, header lines and body together in bytes: what is left in the buffer by [`Store::read`].
     pub fn payload_bytes(&self) -> u64 {
         u64::from(self.query_bytes) + u64::from(self.fields_bytes) + self.body_bytes
@@ -183,9 +187,9 @@ pub struct Store<D: Disk> {
     /// By number. INVARIANT: the sums below are the sums of these.
     segments: BTreeMap<u64, Segment>,
     active: Option<Active<D::File>>,
-    /// Closed segments that were not synced since they were written. At most [`UNSYNCED_MAX`].
+    /// Closed segments that may not have been synced since they were written. At most [`UNSYNCED_MAX`].
     unsynced: VecDeque<(u64, D::File)>,
-    /// A file was made since the folder was synced.
+    /// A file may have been made since the folder was synced.
     is_folder_unsynced: bool,
     /// A sync failed that nobody asked for; told by the next [`Store::sync`].
     sync_error: Option<io::Error>,
@@ -232,7 +236,7 @@ impl<D: Disk> Store<D> {
             segments: BTreeMap::new(),
             active: None,
             unsynced: VecDeque::new(),
-            is_folder_unsynced: false,
+            is_folder_unsynced: true,
             sync_error: None,
             number_next: numbers(SEGMENT_ENDING)
                 .chain(numbers(MARKS_ENDING))
@@ -276,11 +280,18 @@ impl<D: Disk> Store<D> {
                 if is_newest && tail_bytes > 0 && self.cut(number, segment.bytes).is_ok() {
                     segment.disk_bytes -= tail_bytes;
                 }
+                // The process before may have been killed between a write and its sync.
+                if segment.left().parcels > 0 {
+                    match self.disk.open(&segment_name(number)) {
+                        Ok(file) => self.sync_later(number, file),
+                        Err(error) => self.sync_error = Some(error),
+                    }
+                }
                 self.left = self.left.plus(segment.left());
                 self.disk_bytes += segment.disk_bytes;
                 self.segments.insert(number, segment);
             }
-            Ok(Recovered::Empty) => {
+            Ok(Recovered::Lost) => {
                 // Without records it is no loss if it stays; the next start tries again.
                 let _ = self.disk.remove(&segment_name(number));
                 let _ = self.disk.remove(&marks_name(number));
@@ -433,8 +444,16 @@ impl<D: Disk> Store<D> {
     fn seal(&mut self) {
         let Some(active) = self.active.take() else { return };
         if active.is_unsynced {
-            self.unsynced.push_back((active.number, active.file));
+            self.sync_later(active.number, active.file);
         }
+        if self.remove_if_finished(active.number).is_err() {
+            self.is_behind = true;
+        }
+    }
+
+    /// Leaves a closed segment to the next sync; when too many are left to it, the oldest is synced now.
+    fn sync_later(&mut self, number: u64, file: D::File) {
+        self.unsynced.push_back((number, file));
         while self.unsynced.len() > UNSYNCED_MAX {
             if let Some((_, file)) = self.unsynced.pop_front()
                 && let Err(error) = self.disk.sync(&file)
@@ -442,12 +461,10 @@ impl<D: Disk> Store<D> {
                 self.sync_error = Some(error);
             }
         }
-        if self.remove_if_finished(active.number).is_err() {
-            self.is_behind = true;
-        }
     }
 
-    /// Returns when all records appended so far have reached the medium, but those that an error was told for.
+    /// Returns when all records in the store, also those of processes before, have reached the medium, but those that an
+    /// error was told for.
     ///
     /// After a failed sync the kernel may have forgotten what it could not write, and a later success would say nothing
     /// about it. So what was written so far is closed and never synced again: it is still read back, checked, as long as
@@ -646,6 +663,11 @@ impl<D: Disk> Store<D> {
         result
     }
 
+    /// Whether marks or removals failed that [`Store::tidy`] would try again.
+    pub fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
     /// Writes marks and removes files that failed before.
     ///
     /// # Errors
@@ -767,7 +789,7 @@ impl<D: Disk> Store<D> {
                     }
                 }
                 Step::Gap { offset, bytes } => damaged = damaged.or(Some((offset, bytes))),
-                Step::Tail { offset, bytes } => {
+                Step::Tail { offset, bytes, .. } => {
                     damaged = damaged.or(Some((offset, bytes)));
                     break;
                 }
@@ -894,7 +916,12 @@ fn write_record<D: Disk>(
 }
 
 /// Reads what follows a head, and says whether its checksum is good. The checksum is not left in `buffer`.
-fn read_payload<D: Disk>(disk: &D, file: &D::File, meta: &Meta, buffer: &mut Vec<u8>) -> io::Result<bool> {
+pub(super) fn read_payload<D: Disk>(
+    disk: &D,
+    file: &D::File,
+    meta: &Meta,
+    buffer: &mut Vec<u8>,
+) -> io::Result<bool> {
     let wanted = usize::try_from(meta.read_bytes()).map_err(|_| ErrorKind::OutOfMemory)?;
     buffer
         .try_reserve_exact(wanted)
@@ -974,66 +1001,7 @@ impl<F> Handles<F> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spool::RealDisk;
+mod model;
 
-    fn append(store: &mut Store<RealDisk>, body: &[u8], hold: bool) -> RecordId {
-        let parts = RecordParts {
-            accepted_unix_ms: 7,
-            route: Route::Push,
-            profiles: 2,
-            profile_bytes: 5,
-            query: b"name=a",
-            fields: b"Content-Type: x/y\r\n",
-            segments: &[
-                Bytes::copy_from_slice(body),
-                Bytes::new(),
-                Bytes::from_static(b"!"),
-            ],
-        };
-        store.append(&parts, hold).unwrap()
-    }
-
-    fn open(folder: &std::path::Path) -> (Store<RealDisk>, Recovery) {
-        let disk = RealDisk::create(folder).unwrap();
-        Store::open(disk, StoreLimits::of(1 << 20)).unwrap()
-    }
-
-    #[test]
-    fn on_a_real_disk_what_is_stored_comes_back_until_it_is_done() {
-        let folder = tempfile::tempdir().unwrap();
-        let (mut store, recovery) = open(folder.path());
-        assert!(recovery.damages.is_empty());
-        let first = append(&mut store, b"one", false);
-        let second = append(&mut store, b"two", true);
-        store.sync().unwrap();
-        assert_eq!(store.peek().unwrap().unwrap().id, first);
-        let mut buffer = Vec::new();
-        let meta = store.peek().unwrap().unwrap();
-        store.read(&meta, &mut buffer).unwrap();
-        assert_eq!(buffer, b"name=aContent-Type: x/y\r\none!");
-        assert!(store.peek().unwrap().is_none());
-        store.release(&second);
-        assert_eq!(store.peek().unwrap().unwrap().id, second);
-        store.done(&[first]).unwrap();
-        assert_eq!(store.totals().left.parcels, 1);
-        drop(store);
-
-        let (mut store, recovery) = open(folder.path());
-        assert!(recovery.damages.is_empty(), "{recovery:?}");
-        assert_eq!((recovery.totals.left.parcels, recovery.totals.left.bytes), (1, 4));
-        let third = append(&mut store, b"three", false);
-        let meta = store.peek().unwrap().unwrap();
-        store.read(&meta, &mut buffer).unwrap();
-        assert_eq!(buffer, b"name=aContent-Type: x/y\r\ntwo!");
-        assert_eq!(store.oldest_unix_ms(), Some(7));
-        store.done(&[meta.id, third]).unwrap();
-        drop(store);
-
-        let (store, recovery) = open(folder.path());
-        assert_eq!(recovery.totals, Totals::default());
-        drop(store);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-}
+#[cfg(test)]
+mod tests;
