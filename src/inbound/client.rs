@@ -33,11 +33,17 @@ use crate::profile::connect::{self, ACCEPT_POST, Code, Protocol};
 use crate::profile::grpc_web;
 use crate::profile::route::{Route, Routed, route};
 use crate::runtime::clock::{self, Mono};
+use crate::runtime::pool::Charge;
 use crate::runtime::socket;
 use crate::runtime::sweeper::{Ended, Expiry, Watch, YIELD_IDLE_MIN};
 
 /// A refused request's body of at most this many bytes is read and thrown away, so that the connection lives on.
 const SKIP_BYTES_MAX: u64 = 1 << 20;
+/// What a connection keeps of the memory that its last answer took. Most answers are below 300 bytes; a redirect repeats the
+/// target, which may have 1 MiB.
+const ANSWER_BYTES_KEPT: usize = 1 << 10;
+/// A query, header lines or a redirect of at most this many bytes are part of what a connection may hold uncharged.
+const UNCHARGED_BYTES_MAX: usize = 1 << 10;
 /// How long we still read from a client that we have told off.
 const LINGER: Duration = Duration::from_secs(2);
 /// Once a shutdown has begun, how long a client that has just connected may take to send its first bytes.
@@ -101,6 +107,8 @@ pub(super) struct Handled {
     pub(super) body: BodyState,
     /// A destination's answer that is passed back as it is.
     pub(super) passed: Option<CallAnswer>,
+    /// For a long answer.
+    pub(super) _charge: Option<Charge>,
 }
 
 /// Whether the client is still sending.
@@ -174,6 +182,7 @@ impl Client {
             dress: None,
             body: BodyState::Unread,
             passed: None,
+            _charge: None,
         };
         let bytes = self.inlet.head_bytes();
         let routed = route(head.method == Method::Post, head.target.path.of(bytes));
@@ -184,7 +193,18 @@ impl Client {
                 return Box::pin(self.pass_through(procedure, path, head, started)).await;
             }
             other => {
-                handled.result = Err(self.refuse_route(other, head));
+                let refusal = self.refuse_route(other, head);
+                if let Refusal::Redirect(location) = &refusal {
+                    // Once here and once in the answer.
+                    match self.charge(2 * location.len()) {
+                        Ok(charge) => handled._charge = charge,
+                        Err(error) => {
+                            handled.result = Err(error.into());
+                            return handled;
+                        }
+                    }
+                }
+                handled.result = Err(refusal);
                 return handled;
             }
         };
@@ -205,6 +225,15 @@ impl Client {
             }
         };
         handled
+    }
+
+    /// Charges what is held beside the receive buffer, where it is much.
+    fn charge(&self, bytes: usize) -> Result<Option<Charge>, ReceiveError> {
+        if bytes <= UNCHARGED_BYTES_MAX {
+            return Ok(None);
+        }
+        let charge = self.inbound.setup.memory.try_charge(bytes);
+        charge.map(Some).ok_or(ReceiveError::NoMemory)
     }
 
     fn refuse_route(&self, routed: Routed, head: &RequestHead) -> Refusal {
@@ -317,6 +346,8 @@ impl Client {
         fields: Bytes,
         handled: &mut Handled,
     ) -> Result<(), Refusal> {
+        // The push is charged with them once it is whole; its body may take as long as the read timeout allows.
+        let meanwhile = self.charge(query.len() + fields.len())?;
         self.continue_if_expected(head, started, handled).await?;
         let inbound = self.inbound.clone();
         let setup = &inbound.setup;
@@ -371,6 +402,7 @@ impl Client {
         }
         // Inflated or rewritten, a body pins what it has become.
         parts.pinned_bytes = parts.pinned_bytes.max(parts.bytes);
+        drop(meanwhile);
         let charge = setup.memory.try_charge(parts.overhead() + new_bytes);
         parts.charge = Some(charge.ok_or(ReceiveError::NoMemory)?);
         offer(&inbound, parts).await?;
@@ -476,6 +508,7 @@ impl Client {
             dress: None,
             body: BodyState::Broken,
             passed: None,
+            _charge: None,
         };
         let status = self.write_plain(&handled, false, Connection::Close);
         self.send_and_linger().await;
@@ -636,6 +669,8 @@ impl Client {
         self.watch.arm(deadline, Expiry::Stop);
         let (sent, out) = self.write.write_all(std::mem::take(&mut self.out)).await;
         self.out = out;
+        self.out.clear();
+        self.out.shrink_to(ANSWER_BYTES_KEPT);
         self.watch.disarm();
         sent.is_ok()
     }

@@ -33,6 +33,9 @@ use crate::runtime::sweeper::{Expiry, Sweeper, Watch};
 
 /// First read of an answer: Pyroscope's are below 300 bytes.
 const RECEIVE_BYTES: usize = 1024;
+/// What a lane keeps of the memory that its last answer took. The head of an answer may have been 72 KiB long
+/// (`HeadLimits::for_responses`), and there may be thousands of lanes.
+const RECEIVE_BYTES_KEPT: usize = 4 << 10;
 /// Interim (1xx) answers in front of one answer.
 const INTERIM_MAX: usize = 16;
 /// A longer answer is not read to its end: the connection is closed instead.
@@ -220,7 +223,6 @@ impl Connection {
 
     async fn send_and_receive(&mut self, scratch: &mut Scratch) -> Result<Exchanged, AttemptError> {
         let mut received = std::mem::take(&mut scratch.received);
-        received.clear();
         received.reserve(RECEIVE_BYTES);
         let (written, gather) = self.write.writev(std::mem::take(&mut scratch.gather)).await;
         scratch.gather = gather;
@@ -257,6 +259,8 @@ impl Connection {
                     ..exchanged
                 }),
         };
+        received.clear();
+        received.shrink_to(RECEIVE_BYTES_KEPT);
         scratch.received = received;
         result
     }

@@ -6,6 +6,7 @@
 #![allow(dead_code)] // every test binary compiles this file and uses its own part of it
 
 pub mod gateway;
+pub mod memory;
 pub mod peer;
 pub mod wire;
 
