@@ -21,13 +21,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::Semaphore;
 
 use super::{show, the_folder};
+use crate::config::destination::DestinationDefaults;
 use crate::config::units::show_size;
-use crate::config::{DestinationDefaults, DestinationPlan, DestinationTarget};
+use crate::config::{AuthPlan, DestinationPlan, DestinationTarget, ProxyPlan};
 use crate::fanout::{Push, RecordId};
 use crate::outbound::backoff;
 use crate::outbound::classify::{Asked, Decision, Leniency, classify};
 use crate::outbound::connection::{AttemptError, Connection, Scratch};
-use crate::outbound::head::HeadWriter;
+use crate::outbound::credentials::Credentials;
+use crate::outbound::head::{HeadWriter, Trace};
+use crate::outbound::secrets::SecretFiles;
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::engine::{EngineChoice, probe};
 use crate::runtime::run_local;
@@ -76,7 +79,14 @@ fn parse_to(text: &str) -> Result<DestinationPlan, String> {
 pub fn run(args: &super::Args, drain: &Args) -> anyhow::Result<ExitCode> {
     let folder = the_folder(args, drain.destination.as_deref())?;
     let address = resolve(&drain.to)?;
-    let head = HeadWriter::new(&drain.to, &uuid::Uuid::new_v4().to_string());
+    if matches!(drain.to.auth, AuthPlan::OAuth2(_)) || drain.to.proxy != ProxyPlan::None {
+        bail!(
+            "--to: draining goes straight to the destination, without oauth2 and proxies; start the gateway instead"
+        );
+    }
+    let credentials = Credentials::fixed(SecretFiles::read(&drain.to)?.lines(&drain.to, None));
+    let instance = uuid::Uuid::new_v4().to_string();
+    let head = HeadWriter::new(&drain.to, &instance, Arc::new(credentials), Trace::default());
     let Some(head) = head else {
         bail!("--to: a folder cannot be drained to; give an http:// URL")
     };
@@ -381,7 +391,7 @@ impl Lane {
         self.scratch.gather.load(push, write_head);
         let exchanged = connection.exchange(&mut self.scratch, deadline).await?;
         if exchanged.reusable {
-            connection.rest(clock::now(), Mono::NEVER);
+            connection.rest(clock::now());
             self.connection = Some(connection);
         }
         let asked = Asked {
