@@ -10,6 +10,7 @@ GOALS = {
     "null": {1 * KIB: 1.15, 16 * KIB: 1.10, 128 * KIB: 1.10, KIB * KIB: 1.05},
     "nginx": {1 * KIB: 0.60, 16 * KIB: 0.60, 128 * KIB: 0.90, KIB * KIB: 0.95},
     "envoy": {1 * KIB: 0.20, 16 * KIB: 0.20, 128 * KIB: 0.40},
+    "alloy": {},
 }
 EPOLL_GOAL, VERBATIM_GOAL, IDLE_GOAL, IDLE_BYTES_GOAL, LINEAR_GOAL, CORES_GOAL, P99_GOAL_US = (
     1.25, 1.03, 1.1, 4 * KIB, 0.10, 1.8, 2000,
@@ -42,7 +43,8 @@ def unique(values):
 
 
 def markdown(record):
-    parts = [heading(record), cost_table(record), destinations_table(record), idle_table(record), ack_table(record)]
+    parts = [heading(record), cost_table(record), push_table(record), destinations_table(record), isolation_table(record)]
+    parts += [idle_table(record), ack_table(record)]
     parts += [latency_table(record), cores_table(record), failures(record)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -80,7 +82,7 @@ def cost_table(record):
         cells = [f"{cost[row, one]:.1f} ({spread[row, one]:.1f})" if (row, one) in cost else "-" for one in gateways]
         lines.append(table_line([row] + cells))
     sizes = {one["row"]: one["bytes"] for one in record["results"] if one["part"] == "table"}
-    checks = [("null", "to null"), ("nginx", "to nginx"), ("envoy", "to Envoy")]
+    checks = [("null", "to null"), ("nginx", "to nginx"), ("envoy", "to Envoy"), ("alloy", "to Alloy")]
     checks = [(peer, title) for peer, title in checks if any(gateway == peer for _, gateway in cost)]
     lines += [
         "",
@@ -97,6 +99,40 @@ def cost_table(record):
         cells.append(judged(cost.get((row, "pyrotee epoll")), own, EPOLL_GOAL))
         cells.append(judged(cost.get((row, "pyrotee verbatim")), own, VERBATIM_GOAL))
         lines.append(table_line([row] + cells))
+    return "\n".join(lines)
+
+
+def push_table(record):
+    cost = medians(record, "push", "cpu_us_per_push")
+    if not cost:
+        return ""
+    spread = spreads(record, "push")
+    gateways = unique(gateway for _, gateway in cost)
+    lines = ["## The Push route, CPU microseconds per push", "", "Two destinations; protobuf with a gzip'd pprof in it, labels spliced. "
+             "Medians; in brackets half the distance between the quartiles.", ""]
+    lines += [table_line(["bodies × connections"] + gateways), table_rule(len(gateways))]
+    for row in unique(row for row, _ in cost):
+        cells = [f"{cost[row, one]:.1f} ({spread[row, one]:.1f})" if (row, one) in cost else "-" for one in gateways]
+        lines.append(table_line([row] + cells))
+    return "\n".join(lines)
+
+
+def isolation_table(record):
+    found = {}
+    for one in record["results"]:
+        if one["part"] == "isolation":
+            found.setdefault(one["gateway"], []).append(one)
+    if not found:
+        return ""
+    lines = ["## Isolation", "", "Three destinations, `--ack queued`, 16 KiB × 64 at 1000 per second, the third destination in trouble; the other two "
+             "got every profile, once, or the run counts as failed. Medians.", ""]
+    lines += [table_line(["third destination", "answers per second", "client p50", "client p99", "99 % at the others within"]), table_rule(4)]
+    for name, runs in found.items():
+        middle = lambda values: statistics.median(values)
+        p50, p99 = (middle([one["latency_us"][key] for one in runs]) for key in ("p50", "p99"))
+        bounds = [one["delivered_p99_below_ms"] for one in runs if one["delivered_p99_below_ms"] is not None]
+        within = f"{middle(bounds):.0f} ms" if bounds else "-"
+        lines.append(table_line([name, f"{middle([one['per_second'] for one in runs]):.0f}", f"{p50:.0f} µs", f"{p99:.0f} µs", within]))
     return "\n".join(lines)
 
 

@@ -1,12 +1,17 @@
 //! `pyrotee sink` and `pyrotee load`: the real binary over real sockets, under every engine that the host allows.
 
+#[path = "support/command.rs"]
+mod command;
 mod support;
 
 use std::io::ErrorKind;
+use std::process::Command;
 use std::time::Duration;
 
+use command::Running;
 use pyrotee::runtime::clock;
 use serde_json::{Value, json};
+use support::gateway::Gateway;
 use support::{Client, Ended, Process, Sink, engines, get, post, run};
 
 /// Runs load against a sink to its end; returns its report too.
@@ -581,4 +586,64 @@ fn the_admin_port_refuses_bad_faults() {
             .status,
         418
     );
+}
+
+#[test]
+fn load_scripts_end_by_themselves_and_lose_nothing() {
+    // The drill's sink starts when the script does, on a port that the gateway knows before.
+    let ports = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let [port, control] = ports.map(|listener| listener.local_addr().expect("bound").port().to_string());
+    let sink = Sink::start(&["--verify"]);
+    let to = [
+        format!("prod={}", sink.url()),
+        format!("drill=http://127.0.0.1:{port},max-age=1m"),
+    ];
+    let flags = [
+        "--to",
+        &to[0],
+        "--to",
+        &to[1],
+        "--ack",
+        "queued",
+        "--drain-timeout",
+        "1s",
+    ];
+    let gateway = Gateway::start(engines()[0], &flags);
+    let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/load");
+    let run = |script: &str, flags: &[&str]| {
+        let mut command = Command::new(format!("{scripts}/{script}"));
+        command.env("PYROTEE", env!("CARGO_BIN_EXE_pyrotee"));
+        command.env("SINK_PORT", &port).env("SINK_CONTROL", &control);
+        command.args(flags);
+        Running::start(command).end(Duration::from_secs(60))
+    };
+    let (url, mut sent) = (gateway.url(), 0);
+    for script in [
+        "smoke",
+        "steady",
+        "saturation",
+        "mixed",
+        "connection-per-request",
+        "outage",
+    ] {
+        let limits = ["--seconds", "3", "--requests", "60", "--size", "4KiB"];
+        let (status, said) = run(script, &[&[url.as_str()], &limits[..]].concat());
+        assert!(status.success(), "{script}\n{}\n{}", said.stdout, said.stderr);
+        sent += 60;
+        let stats = sink.stats_when(script, |stats| stats["requests"] == sent);
+        assert_eq!(stats["verified"], sent, "{script}\n{stats:#}");
+    }
+    for (flags, status) in [
+        (&["--help"][..], 0),
+        (&["--requests", "0"], 64),
+        (&["--fast"], 64),
+    ] {
+        for script in std::fs::read_dir(scripts).expect("our folder") {
+            let script = script.expect("an entry").file_name();
+            let script = script.to_str().expect("our names");
+            if script != "common.sh" {
+                assert_eq!(run(script, flags).0.code(), Some(status), "{script} {flags:?}");
+            }
+        }
+    }
 }
