@@ -134,6 +134,12 @@ pub struct Flags {
     )]
     pub external_label: Vec<String>,
 
+    /// Relabel rule, run in order given on the labels of every profile: what stands in a rule block of Alloy's
+    /// pyroscope.relabel, separated by commas: 'action = "drop", source_labels = ["env"], regex = "dev|test"'. Repeatable.
+    /// In the environment: one per line.
+    #[arg(long, env = "PYROTEE_RELABEL", value_name = "RULE")]
+    pub relabel: Vec<String>,
+
     /// Whether labels are worked on.
     #[arg(long, env = "PYROTEE_LABELS", default_value = "alloy")]
     pub labels: LabelMode,

@@ -6,6 +6,7 @@
 //!
 //! Every bound of the gateway is worked out in [`plan`] and printed at start.
 
+pub mod alloy;
 pub mod destination;
 pub mod flags;
 pub mod plan;

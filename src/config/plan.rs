@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::alloy::rule;
 use super::destination::{DestinationDefaults, DestinationPlan, is_known, is_shown, valid_header};
 use super::flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, SpoolOrphans, SpoolSync, TraceHeaders};
 use super::units::show_size;
+use crate::profile::relabel::{Relabel, RuleSpec};
 use crate::runtime::engine::EngineChoice;
 
 /// The largest body by default, as the Pyroscope server has it (WIRE.md 1.4).
@@ -41,6 +43,8 @@ pub struct Plan {
     pub destinations: Vec<DestinationPlan>,
     /// Labels set on every profile.
     pub external_labels: Vec<(String, String)>,
+    /// Rules that work on labels before the external ones are added.
+    pub relabel: Vec<RuleSpec>,
     /// Whether labels are worked on.
     pub labels: LabelMode,
     /// When clients are answered.
@@ -157,6 +161,7 @@ impl Plan {
             listen: listen(flags, &mut errors),
             admin: admin(flags, &mut errors),
             external_labels: external_labels(flags, &mut errors),
+            relabel: relabel(flags, &mut errors),
             pass_headers: pass_headers(flags, &mut errors),
             destinations,
             labels: flags.labels,
@@ -509,6 +514,36 @@ fn external_labels(flags: &Flags, errors: &mut Errors) -> Vec<(String, String)> 
     labels
 }
 
+fn relabel(flags: &Flags, errors: &mut Errors) -> Vec<RuleSpec> {
+    let mut rules = Vec::new();
+    let mut good = true;
+    let texts = flags.relabel.iter().flat_map(|text| text.lines()).map(str::trim);
+    for text in texts.filter(|text| !text.is_empty()) {
+        match rule::parse(text) {
+            Ok(rule) => rules.push(rule),
+            Err(mistakes) => {
+                good = false;
+                for mistake in mistakes {
+                    errors.add(
+                        "--relabel",
+                        format!("{text} (column {})", mistake.place.column),
+                        mistake.problem,
+                    );
+                }
+            }
+        }
+    }
+    if flags.labels == LabelMode::Verbatim && !flags.relabel.is_empty() {
+        let problem = "rules have no effect with --labels verbatim; leave one of them out";
+        errors.add("--relabel", "", problem);
+    }
+    if good && let Err(bad) = Relabel::new(&rules) {
+        let text = rules.get(bad.index).map(rule::show).unwrap_or_default();
+        errors.add("--relabel", text, bad.problem);
+    }
+    rules
+}
+
 fn pass_headers(flags: &Flags, errors: &mut Errors) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for name in &flags.pass_header {
@@ -618,6 +653,21 @@ mod tests {
             (
                 &["--labels", "verbatim", "--external-label", "a=b"],
                 "--external-label",
+                "verbatim",
+            ),
+            (
+                &["--relabel", "action = drop"],
+                "--relabel",
+                "(column 10): action must be a string",
+            ),
+            (
+                &["--relabel", "regex = \"(\", target_label = \"t\""],
+                "--relabel",
+                "unclosed group",
+            ),
+            (
+                &["--labels", "verbatim", "--relabel", "action = \"drop\""],
+                "--relabel",
                 "verbatim",
             ),
             (&["--pass-header", "Host"], "--pass-header", "Host"),

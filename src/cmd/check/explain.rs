@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::cmd::show;
+use crate::config::alloy::rule;
 use crate::config::destination::proxy::NoProxy;
 use crate::config::units::show_size;
 use crate::config::{
@@ -17,6 +18,7 @@ use crate::http::HeadLimits;
 use crate::inbound::ROOM_WAIT;
 use crate::outbound::health::{DOWN_AFTER, PROBE_WAIT_MAX};
 use crate::outbound::window::{RAMP_START, RAMP_STEP};
+use crate::profile::relabel::RuleSpec;
 use crate::runtime::engine::EngineChoice;
 
 /// For "so many of this size": what a profile usually has.
@@ -287,6 +289,9 @@ fn profiles(plan: &Plan) -> Section {
             .collect();
         section = section.line("labels set", labels.join(", "));
     }
+    for (index, rule) in plan.relabel.iter().enumerate() {
+        section = section.line(format!("relabel rule {}", index + 1), show_rule(rule));
+    }
     let passed = match &*plan.pass_headers {
         [] => "none".into(),
         names => names.join(", "),
@@ -300,6 +305,13 @@ fn profiles(plan: &Plan) -> Section {
     section
         .line("headers passed on", passed)
         .line("trace headers", traced)
+}
+
+fn show_rule(rule: &RuleSpec) -> String {
+    match rule.note() {
+        Some(note) => format!("{} ({note})", rule::show(rule)),
+        None => rule::show(rule),
+    }
 }
 
 fn limits(plan: &Plan) -> Section {
@@ -477,6 +489,14 @@ mod tests {
             (&["--trace-headers", "w3c"], "  traceparent\n"),
             (&["--labels", "verbatim"], "byte for byte"),
             (&["--external-label", "a=b,c="], "a=b, c removed"),
+            (
+                &["--relabel", "action=\"drop\",regex=\"a,b\",source_labels=[\"c\"]"],
+                "action = \"drop\", source_labels = [\"c\"], regex = \"a,b\"",
+            ),
+            (
+                &["--relabel", "target_label = \"a.b\""],
+                "the rule for 'a.b' does nothing",
+            ),
             (&["--pass-header", "X-Scope-OrgID"], "x-scope-orgid"),
             (
                 &["--cores", "4", "--to", http],
