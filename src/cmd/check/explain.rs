@@ -59,6 +59,14 @@ impl Section {
 pub fn sections(plan: &Plan) -> Vec<Section> {
     let mut all = vec![addresses(plan)];
     all.extend(plan.destinations.iter().map(|one| destination(one, plan)));
+    if !plan.notes.is_empty() {
+        let notes = Section::new("Notes on the file");
+        let line = |section: Section, note: &String| match note.split_once(": ") {
+            Some((place, note)) => section.line(place, note),
+            None => section.line("", note),
+        };
+        all.push(plan.notes.iter().fold(notes, line));
+    }
     all.extend([
         answers(plan),
         profiles(plan),

@@ -5,7 +5,9 @@
 //! ```
 //! Everything that is wrong has a [`Place`] and a sentence with what to do. No I/O: the text and the environment are given.
 
+pub mod blocks;
 mod fields;
+mod graph;
 mod lexer;
 pub mod parser;
 pub mod rule;

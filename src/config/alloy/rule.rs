@@ -20,7 +20,10 @@ pub fn parse(text: &str) -> Result<RuleSpec, Vec<Mistake>> {
             "is empty; write a rule such as action = \"drop\", source_labels = [\"a\"]",
         ));
     }
-    let rule = read(Fields::of_attributes("a rule".into(), &attributes), &mut mistakes);
+    let rule = read(
+        Fields::of_attributes("a rule".into(), start, &attributes),
+        &mut mistakes,
+    );
     if mistakes.is_empty() {
         Ok(rule)
     } else {
@@ -69,9 +72,10 @@ pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Vec<Mistake>) -> RuleS
 /// The attributes as a `--relabel` would have them, for those that differ from the default.
 pub fn show(rule: &RuleSpec) -> String {
     let usual = RuleSpec::default();
-    let mut parts = vec![format!("action = {:?}", rule.action.to_string())];
+    let mut parts = vec![format!("action = \"{}\"", rule.action)];
     if !rule.source_labels.is_empty() {
-        parts.push(format!("source_labels = {:?}", rule.source_labels));
+        let names: Vec<String> = rule.source_labels.iter().map(|name| quote(name)).collect();
+        parts.push(format!("source_labels = [{}]", names.join(", ")));
     }
     for (name, text, usual) in [
         ("separator", &rule.separator, &usual.separator),
@@ -80,13 +84,27 @@ pub fn show(rule: &RuleSpec) -> String {
         ("replacement", &rule.replacement, &usual.replacement),
     ] {
         if text != usual {
-            parts.push(format!("{name} = {text:?}"));
+            parts.push(format!("{name} = {}", quote(text)));
         }
     }
     if rule.modulus != 0 {
         parts.push(format!("modulus = {}", rule.modulus));
     }
     parts.join(", ")
+}
+
+/// A string as the syntax has it, on one line.
+fn quote(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out += &format!("\\u{:04x}", c as u32),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
 }
 
 #[cfg(test)]
@@ -107,6 +125,10 @@ mod tests {
             (
                 "action = \"hashmod\", source_labels = [\"a\"], separator = \"|\", target_label = \"t\", modulus = 10",
                 "",
+            ),
+            (
+                "regex = \"a\\tb\", action = \"keep\"",
+                "action = \"keep\", regex = \"a\\u0009b\"",
             ),
             (
                 "source_labels = [\"a\"]\ntarget_label = `t`\n",
