@@ -51,7 +51,11 @@ fn start(engine: &str, file: &NamedTempFile, flags: &[&str]) -> Gateway {
         let line: serde_json::Value = serde_json::from_str(line).ok()?;
         (line["message"] == "listening").then(|| line["address"].as_str()?.parse().ok())?
     });
-    Gateway { process, address }
+    Gateway {
+        process,
+        address,
+        admin: None,
+    }
 }
 
 fn check(flags: &[&str]) -> Ended {
@@ -60,6 +64,7 @@ fn check(flags: &[&str]) -> Ended {
 
 fn a_file_is_forwarded_as_alloy_would(engine: &str) {
     let (eu, us) = (Peer::start(), Peer::start());
+    let token = file("t0ken\n");
     let text = format!(
         r#"
 // Two regions, one of them with a tenant.
@@ -98,15 +103,21 @@ pyroscope.write "eu" {{
       password = "p,w"
     }}
   }}
+  tracing {{ jaeger_propagator = false }}
 }}
 
 pyroscope.write "us" {{
   external_labels = {{ cluster = "c1" }}
-  endpoint {{ url = "{}" }}
+  endpoint {{
+    url               = "{}"
+    bearer_token_file = "{}"
+  }}
+  tracing {{ jaeger_propagator = false }}
 }}
 "#,
         eu.url(),
-        us.url()
+        us.url(),
+        path(&token)
     );
     let file = file(&text);
     let gateway = start(engine, &file, &[]);
@@ -129,10 +140,10 @@ pyroscope.write "us" {{
     assert_eq!(at_eu.header("authorization"), Some("Basic dXNlcjpwLHc="));
     let at_us = us.next();
     assert_eq!(name_of(at_us.query()), name_of(at_eu.query()));
-    assert_eq!(
-        (at_us.header("authorization"), at_us.header("x-scope-orgid")),
-        (None, None)
-    );
+    assert_eq!(at_us.header("authorization"), Some("Bearer t0ken"));
+    assert_eq!(at_us.header("x-scope-orgid"), None);
+    let traced = |name| at_us.header(name).is_some();
+    assert!(traced("traceparent") && !traced("uber-trace-id"));
     let ended = gateway.process.terminate();
     let farewells = farewells(&ended);
     let names: Vec<&str> = farewells.keys().map(String::as_str).collect();
@@ -142,7 +153,7 @@ pyroscope.write "us" {{
             .values()
             .all(|one| one.delivered == 1 && one.lost() == 0)
     );
-    for secret in ["p,w", "dXNlcjpwLHc", "a, b"] {
+    for secret in ["p,w", "dXNlcjpwLHc", "a, b", "t0ken"] {
         assert!(!ended.stderr.contains(secret), "{}", ended.stderr);
     }
 }
@@ -240,10 +251,11 @@ fn the_example_of_the_page_is_good_and_explained() {
         "cluster=eu-1",
         "action = \"drop\", source_labels = [\"env\", \"team\"], regex = \"dev;.*\"",
         "X-Scope-OrgID, Authorization (values are not shown)",
+        "/run/secrets/eu-token",
         "8,192 clients",
         "Notes on the file",
         "max_cache_size has no effect",
-        "EU_TOKEN is not set in the environment",
+        "US_PASSWORD is not set in the environment",
         "The configuration is good.",
     ] {
         assert!(ended.stdout.contains(says), "{says}:\n{}", ended.stdout);
@@ -265,7 +277,7 @@ fn mistakes_have_file_line_and_column_and_are_told_at_once() {
         assert_eq!(ended.status.code(), Some(64));
         for says in [
             ":4:5: unknown attribute conn_limt in http of pyroscope.receive_http \"x\"; known: listen_address",
-            ":10:20: both basic_auth and bearer_token in endpoint of pyroscope.write \"y\"",
+            ":11:5: both bearer_token and basic_auth in endpoint of pyroscope.write \"y\"",
             ":16:1: pyroscope.ebpf \"z\" is no part of pyrotee, which only forwards profiles",
         ] {
             let says = format!("error: --config {}{says}", path(&bad));
@@ -294,10 +306,10 @@ fn what_only_the_plan_can_see_has_its_place_too() {
         (
             receiver("") + &write("endpoint {\nurl = \"http://u:p@h\"\nbearer_token = \"x\"\n}"),
             &[],
-            ":6:1: has both a user in the URL and header.Authorization",
+            ":6:1: has both a user in the URL and bearer-token",
         ),
         (
-            receiver("") + &write("endpoint {\nurl = \"file:./p\"\nbearer_token = \"x\"\n}"),
+            receiver("") + &write("endpoint {\nurl = \"file:./p\"\nheaders = { A = \"x\" }\n}"),
             &[],
             ":6:1: headers are for http:// destinations",
         ),

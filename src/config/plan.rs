@@ -442,6 +442,12 @@ fn merge(flags: &Flags, file: &FileConfig) -> Flags {
             &flags.drain_timeout,
             file.drain_timeout.as_ref(),
         ),
+        trace_headers: fill(
+            flags,
+            "--trace-headers",
+            &flags.trace_headers,
+            file.trace_headers.as_ref(),
+        ),
         log: fill(flags, "--log", &flags.log, file.log.as_ref()),
         log_level: fill(flags, "--log-level", &flags.log_level, file.log_level.as_ref()),
         external_label,

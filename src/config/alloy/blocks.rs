@@ -8,14 +8,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use base64::Engine as _;
-
 use super::fields::{Fields, text_of, wrong_type};
 use super::graph::Graph;
 use super::parser::{Attribute, Block, Kind, Parsed, parse};
 use super::{Environment, Mistake, Place, rule};
 use crate::config::destination::{DestinationSpec, Secret};
-use crate::config::flags::LogFormat;
+use crate::config::flags::{LogFormat, TraceHeaders};
 use crate::profile::labels::LabelRules;
 use crate::profile::relabel::{Relabel, RuleSpec};
 
@@ -68,6 +66,8 @@ pub struct FileConfig {
     pub log_level: Option<tracing::Level>,
     /// `--to`, and where each stands.
     pub destinations: Vec<(DestinationSpec, Place)>,
+    /// `--trace-headers`.
+    pub trace_headers: Option<TraceHeaders>,
     /// `--external-label`.
     pub external_labels: Vec<(String, String)>,
     /// `--relabel`.
@@ -121,6 +121,7 @@ pub(super) struct Write {
     pub(super) place: Place,
     endpoints: Vec<(DestinationSpec, Place)>,
     external_labels: Vec<(String, String)>,
+    trace_headers: TraceHeaders,
 }
 
 /// Reads a file that messages call `name`.
@@ -436,9 +437,8 @@ impl Reading {
                 bad.to_string(),
             );
         }
-        if let Some(tracing) = fields.block("tracing", &mut self.mistakes) {
-            self.tracing(&what, tracing);
-        }
+        let tracing = fields.block("tracing", &mut self.mistakes);
+        let trace_headers = self.tracing(&what, tracing);
         let blocks = fields.blocks("endpoint");
         fields.finish(&mut self.mistakes);
         let endpoints = blocks
@@ -450,20 +450,29 @@ impl Reading {
             place: block.place,
             endpoints,
             external_labels,
+            trace_headers,
         }
     }
 
-    fn tracing(&mut self, what: &str, block: &Block) {
+    /// Which trace headers are sent; both where nothing else is said.
+    fn tracing(&mut self, what: &str, block: Option<&Block>) -> TraceHeaders {
+        let Some(block) = block else {
+            return TraceHeaders::All;
+        };
         let mut fields = Fields::of(format!("tracing of {what}"), block);
-        for name in ["jaeger_propagator", "trace_context_propagator"] {
-            if let Some((true, place)) = fields.truth(name, &mut self.mistakes) {
-                self.wrong(
-                    place,
-                    format!("{name} is not supported yet: pyrotee sends no trace headers. Set it to false"),
-                );
-            }
-        }
+        let mut is_on = |name| {
+            fields
+                .truth(name, &mut self.mistakes)
+                .is_none_or(|(truth, _)| truth)
+        };
+        let traced = match (is_on("jaeger_propagator"), is_on("trace_context_propagator")) {
+            (true, true) => TraceHeaders::All,
+            (true, false) => TraceHeaders::Jaeger,
+            (false, true) => TraceHeaders::W3c,
+            (false, false) => TraceHeaders::Off,
+        };
         fields.finish(&mut self.mistakes);
+        traced
     }
 
     fn endpoint(&mut self, what: &str, block: &Block) -> DestinationSpec {
@@ -483,6 +492,7 @@ impl Reading {
         self.options(&mut fields, &mut spec);
         self.headers(&mut fields, &mut spec);
         self.authorization(&what, &mut fields, &mut spec);
+        self.proxy(&mut fields, &mut spec);
         self.left_out(&mut fields);
         fields.finish(&mut self.mistakes);
         spec
@@ -548,84 +558,93 @@ impl Reading {
     /// At most one of the ways to authorize (WIRE.md 9, row 122).
     fn authorization(&mut self, what: &str, fields: &mut Fields<'_>, spec: &mut DestinationSpec) {
         let mut given: Vec<(&str, Place)> = Vec::new();
-        let mut values = Vec::new();
         for (name, _) in &spec.headers {
             if name.eq_ignore_ascii_case("authorization") {
                 given.push(("an Authorization in headers", fields.place));
             }
         }
-        if let Some(basic) = fields.block("basic_auth", &mut self.mistakes) {
-            given.push(("basic_auth", basic.place));
-            let mut fields = Fields::of(format!("basic_auth of {what}"), basic);
-            let mut text = |name| fields.text(name, &mut self.mistakes).map_or("", |(text, _)| text);
-            let pair = format!("{}:{}", text("username"), text("password"));
-            self.refuse_file("password_file", &mut fields);
-            fields.finish(&mut self.mistakes);
-            values.push(format!(
-                "Basic {}",
-                base64::engine::general_purpose::STANDARD.encode(pair)
-            ));
+        for name in ["bearer_token", "bearer_token_file"] {
+            given.extend(
+                self.copy(name, &name.replace('_', "-"), fields, spec)
+                    .map(|place| (name, place)),
+            );
         }
-        if let Some((token, place)) = fields.text("bearer_token", &mut self.mistakes) {
-            given.push(("bearer_token", place));
-            values.push(format!("Bearer {token}"));
-        }
-        self.refuse_file("bearer_token_file", fields);
-        if let Some(block) = fields.block("authorization", &mut self.mistakes) {
-            given.push(("authorization", block.place));
-            let mut fields = Fields::of(format!("authorization of {what}"), block);
-            let (kind, place) = fields
-                .text("type", &mut self.mistakes)
-                .unwrap_or(("Bearer", block.place));
-            if kind.eq_ignore_ascii_case("basic") {
-                self.wrong(place, "type may not be basic; use a basic_auth block");
+        for (name, attributes) in [
+            ("basic_auth", &["username", "password", "password_file"][..]),
+            ("authorization", &["type", "credentials", "credentials_file"]),
+        ] {
+            if let Some(block) = fields.block(name, &mut self.mistakes) {
+                given.push((name, block.place));
+                let mut fields = Fields::of(format!("{name} of {what}"), block);
+                for attribute in attributes {
+                    let option = format!("{name}.{attribute}").replace('_', "-");
+                    self.copy(attribute, &option, &mut fields, spec);
+                }
+                fields.finish(&mut self.mistakes);
             }
-            let credentials = fields
-                .text("credentials", &mut self.mistakes)
-                .map_or("", |(text, _)| text);
-            self.refuse_file("credentials_file", &mut fields);
-            fields.finish(&mut self.mistakes);
-            values.push(format!("{kind} {credentials}"));
         }
         fields.refuse(
             "oauth2",
             "is not supported yet; give a token with authorization",
             &mut self.mistakes,
         );
+        given.retain(|(name, _)| {
+            *name != "bearer_token_file" || !spec.options.iter().any(|(key, _)| key == "bearer-token")
+        });
         if let [(first, _), (second, place), ..] = &*given {
             let problem = format!(
                 "both {first} and {second} in {what}; an endpoint has one way to authorize, remove one"
             );
             self.wrong(*place, problem);
         }
-        let values = values
-            .into_iter()
-            .map(|value| ("Authorization".to_owned(), Secret::new(value)));
-        spec.headers.extend(values);
     }
 
-    fn refuse_file(&mut self, name: &'static str, fields: &mut Fields<'_>) {
-        let why = "is not supported yet; give the secret itself, sys.env(\"VARIABLE\") takes it from the environment";
-        fields.refuse(name, why, &mut self.mistakes);
+    /// Makes a string that is not empty an option of the destination; where it stood.
+    fn copy(
+        &mut self,
+        name: &'static str,
+        option: &str,
+        fields: &mut Fields<'_>,
+        spec: &mut DestinationSpec,
+    ) -> Option<Place> {
+        let (text, place) = fields.text(name, &mut self.mistakes)?;
+        // A user without a password is allowed; an empty secret elsewhere is a mistake that the plan tells.
+        if !(text.is_empty() && name == "password") {
+            spec.options.push((option.to_owned(), Secret::new(text)));
+        }
+        Some(place)
+    }
+
+    /// The proxy that requests go through.
+    fn proxy(&mut self, fields: &mut Fields<'_>, spec: &mut DestinationSpec) {
+        for name in ["proxy_url", "no_proxy"] {
+            self.copy(name, &name.replace('_', "-"), fields, spec);
+        }
+        if let Some((truth, _)) = fields.truth("proxy_from_environment", &mut self.mistakes) {
+            let option = "proxy-from-environment".to_owned();
+            spec.options.push((option, Secret::new(truth.to_string())));
+        }
+        for pair in fields.object("proxy_connect_header", &mut self.mistakes) {
+            let Kind::List(values) = &pair.value.kind else {
+                self.mistakes
+                    .push(wrong_type(&pair.name, "a list of strings", &pair.value));
+                continue;
+            };
+            let [value] = &**values else {
+                self.wrong(pair.place, "a proxy_connect_header has one value here");
+                continue;
+            };
+            if let Some(value) = text_of(value, &pair.name, &mut self.mistakes) {
+                let option = format!("proxy-connect-header.{}", pair.name);
+                spec.options.push((option, Secret::new(value)));
+            }
+        }
     }
 
     /// What pyrotee does not do, or does anyway.
     fn left_out(&mut self, fields: &mut Fields<'_>) {
         let why = "is not supported yet; use http:// to a local TLS proxy";
         fields.refuse("tls_config", why, &mut self.mistakes);
-        for name in ["proxy_url", "no_proxy", "proxy_connect_header"] {
-            fields.refuse(
-                name,
-                "is not supported yet: destinations are connected to directly",
-                &mut self.mistakes,
-            );
-        }
-        if let Some((true, place)) = fields.truth("proxy_from_environment", &mut self.mistakes) {
-            self.wrong(
-                place,
-                "proxy_from_environment is not supported yet: destinations are connected to directly",
-            );
-        }
         if let Some((true, place)) = fields.truth("enable_http2", &mut self.mistakes) {
             self.note(
                 Some(place),
@@ -729,7 +748,19 @@ impl Reading {
                 );
                 self.wrong(other.place, problem);
             }
+            for other in routes
+                .writes
+                .iter()
+                .filter(|other| other.trace_headers != write.trace_headers)
+            {
+                let problem = format!(
+                    "pyroscope.write \"{}\" and \"{}\" differ in tracing: pyrotee sends the same trace headers everywhere",
+                    other.label, write.label
+                );
+                self.wrong(other.place, problem);
+            }
             self.file.external_labels.clone_from(&write.external_labels);
+            self.file.trace_headers = Some(write.trace_headers);
         }
         self.file.listen = receivers.iter().map(|receiver| receiver.listen).collect();
         let Limits {
@@ -907,28 +938,40 @@ pyroscope.write "out" {
             ),
             ("http_headers = { \"X-A\" = [\"1\", \"2\"] }", "", "X-A: 1|X-A: 2"),
             (
-                "basic_auth {\nusername = \"u\"\npassword = \"p\"\n}",
+                "basic_auth {\nusername = \"u\"\npassword = \"p,w\"\n}",
+                "basic-auth.username=u basic-auth.password=p,w",
                 "",
-                "Authorization: Basic dTpw",
+            ),
+            ("bearer_token = sys.env(\"SECRET\")", "bearer-token=hunter2", ""),
+            ("bearer_token_file = \"/f\"", "bearer-token-file=/f", ""),
+            (
+                "basic_auth {\nusername = \"u\"\npassword = \"\"\n}",
+                "basic-auth.username=u",
+                "",
             ),
             (
-                "bearer_token = sys.env(\"SECRET\")",
+                "basic_auth {\nusername = \"u\"\npassword_file = \"/f\"\n}",
+                "basic-auth.username=u basic-auth.password-file=/f",
                 "",
-                "Authorization: Bearer hunter2",
-            ),
-            (
-                "authorization {\ncredentials = \"c\"\n}",
-                "",
-                "Authorization: Bearer c",
             ),
             (
                 "authorization {\ntype = \"Token\"\ncredentials = \"c\"\n}",
+                "authorization.type=Token authorization.credentials=c",
                 "",
-                "Authorization: Token c",
             ),
             (
-                "proxy_from_environment = false\nenable_http2 = false\nproxy_url = null",
+                "authorization {\ncredentials_file = \"/f\"\n}",
+                "authorization.credentials-file=/f",
                 "",
+            ),
+            (
+                "proxy_url = \"http://p\"\nno_proxy = \"a,b\"\nproxy_connect_header = { X = [\"1\"] }",
+                "proxy-url=http://p no-proxy=a,b proxy-connect-header.X=1",
+                "",
+            ),
+            (
+                "proxy_from_environment = true\nenable_http2 = false\nproxy_url = null",
+                "proxy-from-environment=true",
                 "",
             ),
         ] {
@@ -1099,10 +1142,6 @@ pyroscope.write "idle" { }
                 "7:21 external label \"a\": the value must not contain ','",
             ),
             (
-                with("", "", "tracing { jaeger_propagator = true }", ""),
-                "7:31 jaeger_propagator is not supported yet",
-            ),
-            (
                 with("", "", "endpoint {\n}", ""),
                 "7:1 url is missing in endpoint of pyroscope.write \"out\"",
             ),
@@ -1127,34 +1166,14 @@ pyroscope.write "idle" { }
                 endpoint("bearer_token = local.file.token.content"),
                 "10:16 bearer_token must be a string; local.file.token.content belongs",
             ),
-            (
-                endpoint("bearer_token_file = \"f\""),
-                "10:1 bearer_token_file is not supported yet; give the secret itself, sys.env",
-            ),
-            (
-                endpoint("basic_auth { password_file = \"f\" }"),
-                "10:14 password_file is not supported yet",
-            ),
-            (
-                endpoint("authorization { type = \"Basic\" }"),
-                "10:24 type may not be basic",
-            ),
             (endpoint("oauth2 {\n}"), "10:1 oauth2 is not supported yet"),
             (
                 endpoint("tls_config {\n}"),
                 "10:1 tls_config is not supported yet",
             ),
             (
-                endpoint("proxy_url = \"http://p\""),
-                "10:1 proxy_url is not supported yet",
-            ),
-            (
-                endpoint("proxy_from_environment = true"),
-                "10:26 proxy_from_environment is not supported yet",
-            ),
-            (
                 endpoint("bearer_token = \"a\"\nbasic_auth { }"),
-                "both basic_auth and bearer_token",
+                "both bearer_token and basic_auth",
             ),
             (
                 endpoint("bearer_token = \"a\"\nauthorization { }"),
