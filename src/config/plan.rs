@@ -442,6 +442,12 @@ fn merge(flags: &Flags, file: &FileConfig) -> Flags {
             &flags.drain_timeout,
             file.drain_timeout.as_ref(),
         ),
+        debuginfo_timeout: fill(
+            flags,
+            "--debuginfo-timeout",
+            &flags.debuginfo_timeout,
+            file.debuginfo_timeout.as_ref(),
+        ),
         trace_headers: fill(
             flags,
             "--trace-headers",

@@ -60,6 +60,8 @@ pub struct FileConfig {
     pub idle_timeout: Option<Duration>,
     /// `--drain-timeout`.
     pub drain_timeout: Option<Duration>,
+    /// `--debuginfo-timeout`.
+    pub debuginfo_timeout: Option<Duration>,
     /// `--log`.
     pub log: Option<LogFormat>,
     /// `--log-level`.
@@ -103,6 +105,7 @@ struct Limits {
     write_timeout: Option<Duration>,
     idle_timeout: Option<Duration>,
     drain_timeout: Option<Duration>,
+    debuginfo_timeout: Option<Duration>,
 }
 
 /// A `pyroscope.relabel`.
@@ -239,15 +242,13 @@ impl Reading {
         let forward_to = self.forward_to(&mut fields);
         let drain_timeout = fields.duration("graceful_shutdown_timeout", &mut self.mistakes);
         self.remember("--drain-timeout", drain_timeout);
-        let place = fields.ignore("debug_info_upload_timeout");
-        self.note(
-            place,
-            "debug_info_upload_timeout has no effect: pyrotee takes no debug information",
-        );
+        let debuginfo_timeout = fields.duration("debug_info_upload_timeout", &mut self.mistakes);
+        self.remember("--debuginfo-timeout", debuginfo_timeout);
         let place = fields.ignore("grpc");
         self.note(place, "grpc has no effect: pyrotee opens no second listener");
         let mut limits = Limits {
             drain_timeout: drain_timeout.map(|(time, _)| time),
+            debuginfo_timeout: debuginfo_timeout.map(|(time, _)| time),
             ..Limits::default()
         };
         let http = fields.block("http", &mut self.mistakes);
@@ -492,7 +493,7 @@ impl Reading {
         self.options(&mut fields, &mut spec);
         self.headers(&mut fields, &mut spec);
         self.authorization(&what, &mut fields, &mut spec);
-        self.proxy(&mut fields, &mut spec);
+        self.proxy("", &mut fields, &mut spec);
         self.left_out(&mut fields);
         fields.finish(&mut self.mistakes);
         spec
@@ -583,11 +584,10 @@ impl Reading {
                 fields.finish(&mut self.mistakes);
             }
         }
-        fields.refuse(
-            "oauth2",
-            "is not supported yet; give a token with authorization",
-            &mut self.mistakes,
-        );
+        if let Some(block) = fields.block("oauth2", &mut self.mistakes) {
+            given.push(("oauth2", block.place));
+            self.oauth2(Fields::of(format!("oauth2 of {what}"), block), spec);
+        }
         given.retain(|(name, _)| {
             *name != "bearer_token_file" || !spec.options.iter().any(|(key, _)| key == "bearer-token")
         });
@@ -615,13 +615,34 @@ impl Reading {
         Some(place)
     }
 
-    /// The proxy that requests go through.
-    fn proxy(&mut self, fields: &mut Fields<'_>, spec: &mut DestinationSpec) {
+    fn oauth2(&mut self, mut fields: Fields<'_>, spec: &mut DestinationSpec) {
+        for name in ["client_id", "client_secret", "client_secret_file", "token_url"] {
+            let option = format!("oauth2.{}", name.replace('_', "-"));
+            self.copy(name, &option, &mut fields, spec);
+        }
+        if let Some(scopes) = fields.texts("scopes", &mut self.mistakes) {
+            spec.options
+                .push(("oauth2.scopes".into(), Secret::new(scopes.join(" "))));
+        }
+        for pair in fields.object("endpoint_params", &mut self.mistakes) {
+            if let Some(value) = text_of(&pair.value, &pair.name, &mut self.mistakes) {
+                let option = format!("oauth2.endpoint-param.{}", pair.name);
+                spec.options.push((option, Secret::new(value)));
+            }
+        }
+        self.proxy("oauth2.", &mut fields, spec);
+        let why = "is not supported yet; use http:// to a local TLS proxy";
+        fields.refuse("tls_config", why, &mut self.mistakes);
+        fields.finish(&mut self.mistakes);
+    }
+
+    /// The proxy that requests go through: those of the endpoint, or those for its tokens.
+    fn proxy(&mut self, prefix: &str, fields: &mut Fields<'_>, spec: &mut DestinationSpec) {
         for name in ["proxy_url", "no_proxy"] {
-            self.copy(name, &name.replace('_', "-"), fields, spec);
+            self.copy(name, &format!("{prefix}{}", name.replace('_', "-")), fields, spec);
         }
         if let Some((truth, _)) = fields.truth("proxy_from_environment", &mut self.mistakes) {
-            let option = "proxy-from-environment".to_owned();
+            let option = format!("{prefix}proxy-from-environment");
             spec.options.push((option, Secret::new(truth.to_string())));
         }
         for pair in fields.object("proxy_connect_header", &mut self.mistakes) {
@@ -635,7 +656,7 @@ impl Reading {
                 continue;
             };
             if let Some(value) = text_of(value, &pair.name, &mut self.mistakes) {
-                let option = format!("proxy-connect-header.{}", pair.name);
+                let option = format!("{prefix}proxy-connect-header.{}", pair.name);
                 spec.options.push((option, Secret::new(value)));
             }
         }
@@ -654,7 +675,7 @@ impl Reading {
         let place = fields.ignore("debug_info_upload_timeout");
         self.note(
             place,
-            "debug_info_upload_timeout has no effect: pyrotee takes no debug information",
+            "debug_info_upload_timeout has no effect on an endpoint: that of pyroscope.receive_http counts",
         );
     }
 
@@ -769,12 +790,14 @@ impl Reading {
             write_timeout,
             idle_timeout,
             drain_timeout,
+            debuginfo_timeout,
         } = first.limits;
         self.file.conn_limit = conn_limit;
         self.file.read_timeout = read_timeout;
         self.file.write_timeout = write_timeout;
         self.file.idle_timeout = idle_timeout;
         self.file.drain_timeout = drain_timeout;
+        self.file.debuginfo_timeout = debuginfo_timeout;
         self.file.destinations = routes
             .writes
             .iter()
@@ -887,7 +910,8 @@ pyroscope.write "out" {
     fn a_listener_is_what_flags_say() {
         let http = "listen_address = \"127.0.0.1\"\nlisten_port = 9999\nconn_limit = 5\nserver_read_timeout = \"1m30s\"\n\
                     server_write_timeout = \"1s\"\nserver_idle_timeout = \"2h\"\nhttp2 { enabled = false }";
-        let file = read_text(&with("graceful_shutdown_timeout = \"3s\"", http, "", "")).unwrap();
+        let receiver = "graceful_shutdown_timeout = \"3s\"\ndebug_info_upload_timeout = \"4m\"";
+        let file = read_text(&with(receiver, http, "", "")).unwrap();
         let secs = |secs| Some(Duration::from_secs(secs));
         assert_eq!(file.listen, ["127.0.0.1:9999".parse().unwrap()]);
         assert_eq!(file.conn_limit, Some(5));
@@ -895,8 +919,8 @@ pyroscope.write "out" {
             (file.read_timeout, file.write_timeout, file.idle_timeout),
             (secs(90), secs(1), secs(7200))
         );
-        assert_eq!(file.drain_timeout, secs(3));
-        assert_eq!(file.places["--conn-limit"].line, 7);
+        assert_eq!((file.drain_timeout, file.debuginfo_timeout), (secs(3), secs(240)));
+        assert_eq!(file.places["--conn-limit"].line, 8);
         let file = read_text(&with(
             "",
             "conn_limit = 0\nlisten_address = \"localhost\"",
@@ -962,6 +986,13 @@ pyroscope.write "out" {
             (
                 "authorization {\ncredentials_file = \"/f\"\n}",
                 "authorization.credentials-file=/f",
+                "",
+            ),
+            (
+                "oauth2 {\nclient_id = \"i\"\nclient_secret = \"s\"\ntoken_url = \"http://t\"\nscopes = [\"a\", \"b\"]\n\
+                 endpoint_params = { audience = \"x\" }\nproxy_url = \"http://p\"\n}",
+                "oauth2.client-id=i oauth2.client-secret=s oauth2.token-url=http://t oauth2.scopes=a b \
+                 oauth2.endpoint-param.audience=x oauth2.proxy-url=http://p",
                 "",
             ),
             (
@@ -1166,7 +1197,14 @@ pyroscope.write "idle" { }
                 endpoint("bearer_token = local.file.token.content"),
                 "10:16 bearer_token must be a string; local.file.token.content belongs",
             ),
-            (endpoint("oauth2 {\n}"), "10:1 oauth2 is not supported yet"),
+            (
+                endpoint("oauth2 {\ntls_config {\n}\n}"),
+                "11:1 tls_config is not supported yet",
+            ),
+            (
+                endpoint("oauth2 {\n}\nbasic_auth {\n}"),
+                "both basic_auth and oauth2",
+            ),
             (
                 endpoint("tls_config {\n}"),
                 "10:1 tls_config is not supported yet",
