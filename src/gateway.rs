@@ -38,6 +38,7 @@ use crate::outbound::head::{HeadWriter, Trace};
 use crate::outbound::oauth2::{TokenProblem, Tokens};
 use crate::outbound::secrets::{Keeper, SecretFiles};
 use crate::profile::labels::LabelRules;
+use crate::profile::relabel::Relabel;
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::engine::Verdict;
 use crate::runtime::phase::{self, Phase, PhaseReceiver};
@@ -127,11 +128,13 @@ impl Gateway {
         let archives = start_archives(&plan, &gates)?;
         let connections = Arc::new(Connections::new(plan.conn_limit, plan.inbound_cores()));
         let tallies: Vec<Arc<Tally>> = (0..plan.inbound_cores()).map(|_| Arc::default()).collect();
+        let relabel = Relabel::new(&plan.relabel).context("--relabel")?;
         let rules = LabelRules::new(plan.external_labels.clone()).context("--external-label")?;
+        let rules = rules.with_relabel(relabel);
         let shared = InboundSetup {
             core: 0,
             plan: plan.clone(),
-            rules: Arc::new(rules),
+            rules: Arc::new(rules.clone()),
             fanout: Arc::new(Fanout::new(gates.clone(), plan.overflow).with_calls(calls)),
             memory: memory.clone(),
             connections: connections.clone(),
@@ -145,6 +148,8 @@ impl Gateway {
                 let setup = InboundSetup {
                     core,
                     tally: tally.clone(),
+                    // Of its own: what a regex works with is not shared between cores.
+                    rules: Arc::new(rules.clone()),
                     ..shared.clone()
                 };
                 (setup, listeners.iter_mut().filter_map(Vec::pop).collect())

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use pyrotee::cmd;
 
 #[global_allocator]
@@ -35,7 +35,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let line = match Line::try_parse() {
+    let line = match read_line() {
         Ok(line) => line,
         Err(error) => return cmd::usage::refuse(Line::command(), &error),
     };
@@ -52,4 +52,19 @@ fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// What was typed, and which flags were given at all.
+fn read_line() -> Result<Line, clap::Error> {
+    let matches = Line::command().try_get_matches()?;
+    let mut line = Line::from_arg_matches(&matches)?;
+    let flags = match &mut line.command {
+        Command::Run(flags) => Some(&mut **flags),
+        Command::Check(args) => Some(&mut args.flags),
+        _ => None,
+    };
+    if let (Some(flags), Some((_, matches))) = (flags, matches.subcommand()) {
+        flags.note_given(matches);
+    }
+    Ok(line)
 }

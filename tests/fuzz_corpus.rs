@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use pyrotee::{http, inbound, profile, spool};
+use pyrotee::{config, http, inbound, profile, spool};
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 11] = [
     ("head", http::head::fuzz_head),
     ("body", http::body::fuzz_body),
     ("response", http::response::fuzz_response),
@@ -15,6 +15,7 @@ const TARGETS: [Target; 10] = [
     ("push", profile::push::fuzz_push),
     ("json", profile::json::fuzz_json),
     ("grpc_web", profile::grpc_web::fuzz_grpc_web),
+    ("config", config::alloy::blocks::fuzz_config),
     ("connection", inbound::understand::fuzz_connection),
     ("spool", spool::fuzz::fuzz_spool),
 ];

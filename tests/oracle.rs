@@ -100,7 +100,7 @@ fn queries_of_ingest_are_rewritten_as_the_model_says() {
         let mut out = Vec::new();
         let rewritten = rewrite_query(query, &rules(external), &LabelLimits::default(), &mut out);
         let ours = match rewritten {
-            Ok(()) => json!({"ok": true, "query": String::from_utf8(out).expect("ASCII")}),
+            Ok(_) => json!({"ok": true, "query": String::from_utf8(out).expect("ASCII")}),
             Err(error) => json!({"ok": false, "kind": ingest_kind(&error)}),
         };
         let theirs = match answer["ok"].as_bool() {

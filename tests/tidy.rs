@@ -28,8 +28,8 @@ const LEVELS: [&[&str]; 11] = [
 ];
 /// Read by everyone.
 const CONFIG: &str = "config";
-/// What `config` reads itself: types that a flag is made of, and the check of external labels.
-const CONFIG_READS: [&str; 2] = ["profile::labels", "runtime::engine"];
+/// What `config` reads itself: types that a flag is made of, and the checks of labels and relabel rules.
+const CONFIG_READS: [&str; 3] = ["profile::labels", "profile::relabel", "runtime::engine"];
 /// Where `unsafe` may stand.
 const UNSAFE_FILES: [&str; 2] = ["src/outbound/gather.rs", "src/runtime/socket.rs"];
 /// Written by tools, full of host names.

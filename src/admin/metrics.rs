@@ -122,7 +122,7 @@ pub fn closed_connections(observed: &Observed) -> [(&'static str, u64); Closed::
 }
 
 /// Every metric, in the order of a scrape.
-pub static ROWS: [Row; 58] = [
+pub static ROWS: [Row; 61] = [
     row(
         "pyrotee_build_info",
         Kind::Info,
@@ -575,6 +575,40 @@ pub static ROWS: [Row; 58] = [
         }),
     ),
     row(
+        "pyroscope_relabel_profiles_processed",
+        Kind::Counter,
+        "profiles",
+        &[],
+        "Label sets that relabel rules (--relabel) were applied to: one per /ingest, one per series \
+         of a Push.",
+        Read::All(|seen, out| {
+            let (processed, _) = relabelled(seen.observed);
+            out.add(&[], processed);
+        }),
+    ),
+    row(
+        "pyroscope_relabel_profiles_written",
+        Kind::Counter,
+        "profiles",
+        &[],
+        "Label sets that relabel rules kept.",
+        Read::All(|seen, out| {
+            let (processed, dropped) = relabelled(seen.observed);
+            out.add(&[], processed - dropped);
+        }),
+    ),
+    row(
+        "pyroscope_relabel_profiles_dropped",
+        Kind::Counter,
+        "profiles",
+        &[],
+        "Label sets that a relabel rule dropped. Their clients were answered 200.",
+        Read::All(|seen, out| {
+            let (_, dropped) = relabelled(seen.observed);
+            out.add(&[], dropped);
+        }),
+    ),
+    row(
         "pyroscope_write_sent_bytes_total",
         Kind::Counter,
         "bytes",
@@ -717,6 +751,12 @@ impl Row {
             }
         }
     }
+}
+
+/// Label sets that relabel rules were applied to, and those they dropped, of all cores.
+fn relabelled(observed: &Observed) -> (u64, u64) {
+    let sets = observed.tallies.iter().map(|tally| tally.relabelled_sets());
+    sets.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
 
 fn copied_bytes(observed: &Observed) -> BTreeMap<&'static str, u64> {

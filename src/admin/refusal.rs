@@ -15,7 +15,7 @@ pub fn meaning(reason: &str) -> &'static str {
 }
 
 /// The first match counts; a `*` at the end stands for anything.
-const MEANINGS: [(&str, &str); 46] = [
+const MEANINGS: [(&str, &str); 47] = [
     (
         "not_found",
         "No such path. Clients push to /ingest or /push.v1.PusherService/Push.",
@@ -80,6 +80,10 @@ const MEANINGS: [(&str, &str); 46] = [
         "A label whose name has other characters than letters, digits, _ and dot.",
     ),
     ("labels_too_large", "Labels that are too many, or too long."),
+    (
+        "relabel_unsendable",
+        "A relabel rule made a value with , or } in it, or a name with {, which /ingest has no way to send; mend the rule.",
+    ),
     (
         "path_malformed",
         "A path with a bad percent-escape or a control character.",

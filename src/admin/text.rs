@@ -11,7 +11,7 @@ use crate::runtime::histogram::Reading;
 /// What a metric does over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows; its name ends in `_total`.
+    /// Only grows; its name ends in `_total`, but for some of Alloy's.
     Counter,
     /// Goes up and down.
     Gauge,
@@ -182,6 +182,11 @@ impl Samples<'_> {
         debug_assert_eq!(labels.len(), self.family.labels.len(), "{}", self.family.name);
         self.out.push_str(self.family.name);
         self.out.push_str(suffix);
+        // A few counters of Alloy's are called without the suffix that OpenMetrics demands.
+        let is_counter = self.family.kind == Kind::Counter && self.format == Format::OpenMetrics;
+        if is_counter && !self.family.name.ends_with("_total") {
+            self.out.push_str("_total");
+        }
         let le = le.map(|le| ("le", le));
         let pairs = self
             .family

@@ -13,9 +13,8 @@ mod online;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use super::usage::{self, Trouble};
-use crate::config::{Flags, Plan};
-use crate::runtime;
+use super::{settle, usage};
+use crate::config::Flags;
 
 /// The flags of `pyrotee check`.
 #[derive(Clone, Debug, clap::Args)]
@@ -36,12 +35,9 @@ pub struct Args {
 /// # Errors
 /// When the result cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let plan = match Plan::new(&args.flags, &runtime::host()) {
+    let plan = match settle::plan(&args.flags) {
         Ok(plan) => plan,
-        Err(errors) => {
-            let troubles: Vec<Trouble> = errors.0.into_iter().map(Trouble::from).collect();
-            return Ok(usage::tell(&troubles, args.json));
-        }
+        Err(troubles) => return Ok(usage::tell(&troubles, args.json)),
     };
     let sections = explain::sections(&plan);
     let probes = args.online.then(|| online::probe(&plan));

@@ -7,6 +7,7 @@ mod folder;
 pub mod load;
 mod mark;
 pub mod run;
+mod settle;
 mod show;
 pub mod sink;
 pub mod spool;

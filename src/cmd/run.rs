@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
+use super::{settle, usage};
 use crate::admin;
 use crate::config::units::show_size;
 use crate::config::{Flags, LogFormat, Plan};
@@ -24,14 +25,9 @@ pub const EXIT_USAGE: u8 = 64;
 /// # Errors
 /// When it cannot start: what could not be had, and what to do.
 pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
-    let plan = match Plan::new(flags, &runtime::host()) {
+    let plan = match settle::plan(flags) {
         Ok(plan) => plan,
-        Err(errors) => {
-            for error in errors.0 {
-                eprintln!("error: {error}");
-            }
-            return Ok(ExitCode::from(EXIT_USAGE));
-        }
+        Err(troubles) => return Ok(usage::tell(&troubles, false)),
     };
     start_logging(&plan);
     abort_on_panic();
@@ -45,6 +41,9 @@ pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         writers = plan.writers,
         "pyrotee starts"
     );
+    for note in &plan.notes {
+        tracing::warn!(note, "of the configuration file");
+    }
     for (what, limit) in plan.bounds() {
         tracing::debug!(limit, "limit of {what}");
     }

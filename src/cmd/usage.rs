@@ -18,9 +18,9 @@ use clap::{ArgMatches, Command, FromArgMatches};
 use serde::Serialize;
 
 use super::run::EXIT_USAGE;
+use super::settle;
+use crate::config::Flags;
 use crate::config::plan::{PlanError, masked};
-use crate::config::{Flags, Plan};
-use crate::runtime;
 
 /// Mistakes told at most; a line with more is no line for pyrotee.
 const TROUBLES_MAX: usize = 64;
@@ -113,22 +113,22 @@ fn find_all(command: Command, mut words: Vec<OsString>) -> Vec<Trouble> {
 
 /// What is wrong with the plan of the flags that could be read, but for what depends on those that could not.
 fn add_contradictions(matches: &ArgMatches, troubles: &mut Vec<Trouble>) {
-    let Ok(flags) = Flags::from_arg_matches(matches) else {
+    let Ok(mut flags) = Flags::from_arg_matches(matches) else {
         return;
     };
-    let Err(errors) = Plan::new(&flags, &runtime::host()) else {
+    flags.note_given(matches);
+    let Err(found) = settle::plan(&flags) else {
         return;
     };
     let unread: Vec<String> = troubles.iter().map(|trouble| trouble.flag.clone()).collect();
     let size_unread = unread.iter().any(|flag| SIZES.contains(&&**flag));
-    let hangs_on_unread = |error: &PlanError| {
-        size_unread && SIZES.contains(&error.flag)
+    let hangs_on_unread = |found: &Trouble| {
+        size_unread && SIZES.contains(&&*found.flag)
             || unread
                 .iter()
-                .any(|flag| error.flag == flag || error.problem.contains(flag))
+                .any(|flag| found.flag == *flag || found.problem.contains(flag))
     };
-    let errors = errors.0.into_iter().filter(|error| !hangs_on_unread(error));
-    troubles.extend(errors.map(Trouble::from));
+    troubles.extend(found.into_iter().filter(|found| !hangs_on_unread(found)));
 }
 
 fn describe(error: &clap::Error) -> Trouble {

@@ -1,4 +1,5 @@
-//! One `--to`: `[NAME=]URL[,key=value...]`, read into a [`DestinationPlan`].
+//! One destination: a `--to` (`[NAME=]URL[,key=value...]`) or an endpoint of a file, as a [`DestinationSpec`], checked
+//! into a [`DestinationPlan`].
 //!
 //! How requests are authorized is read in [`auth`], through which proxy they go in [`proxy`].
 
@@ -177,21 +178,65 @@ pub struct DestinationDefaults {
     pub max_retries: u32,
 }
 
-impl DestinationPlan {
-    /// Reads one `--to` value.
+/// A destination as it was asked for, before any check: by a `--to`, or by an endpoint of a configuration file, whose
+/// values may hold commas.
+#[derive(Clone, Debug)]
+pub struct DestinationSpec {
+    /// What to call it; `None` = after its host and port.
+    pub name: Option<String>,
+    /// Where it is; it may hold credentials.
+    pub url: Secret,
+    /// Headers set on every request, beside those of `header.NAME` options. A name may come several times.
+    pub headers: Vec<(String, Secret)>,
+    /// Options as `--to` has them, each once.
+    pub options: Vec<(String, Secret)>,
+}
+
+impl DestinationSpec {
+    /// Takes one `--to` value apart.
     ///
     /// # Errors
-    /// A sentence: what is wrong and what to write instead. It never repeats a password.
-    pub fn parse(text: &str, defaults: &DestinationDefaults) -> Result<Self, String> {
+    /// A sentence: what is wrong and what to write instead.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let (name, rest) = split_name(text);
         let mut pieces = rest.split(',');
         let url = pieces.next().unwrap_or_default().trim();
-        let (target, default_name, credentials) = parse_target(url)?;
-        let name = match name {
+        let mut options: Vec<(String, Secret)> = Vec::new();
+        for piece in pieces {
+            let (key, value) = piece.split_once('=').unwrap_or((piece, ""));
+            // What looks like an option may be the rest of a secret with a comma in it, which no message may repeat.
+            let can_be_told = options.iter().all(|(seen, _)| is_shown(seen)) || is_known(key);
+            if !piece.contains('=') || !can_be_told {
+                let shown = if can_be_told {
+                    format!("'{key}' ")
+                } else {
+                    String::new()
+                };
+                return Err(format!(
+                    "option {shown}has no value or is unknown; write key=value (a comma cannot be part of a value)"
+                ));
+            }
+            options.push((key.to_owned(), Secret::new(value)));
+        }
+        Ok(Self {
+            name: name.map(str::to_owned),
+            url: Secret::new(url),
+            headers: Vec::new(),
+            options,
+        })
+    }
+
+    /// Checks everything; what is not said is taken over from `defaults`.
+    ///
+    /// # Errors
+    /// A sentence: what is wrong and what to write instead. It never repeats a password.
+    pub fn plan(&self, defaults: &DestinationDefaults) -> Result<DestinationPlan, String> {
+        let (target, default_name, credentials) = parse_target(self.url.reveal())?;
+        let name = match &self.name {
             Some(name) => valid_name(name)?.to_owned(),
             None => default_name,
         };
-        let mut plan = Self {
+        let mut plan = DestinationPlan {
             name,
             target,
             headers: Vec::new(),
@@ -217,31 +262,25 @@ impl DestinationPlan {
             ..AuthOptions::default()
         };
         let mut proxy = ProxyOptions::default();
+        if !plan.is_http() && !self.headers.is_empty() {
+            return Err("headers are for http:// destinations; leave them out for a folder".into());
+        }
+        for (name, value) in &self.headers {
+            plan.set(&format!("header.{name}"), value.reveal())?;
+        }
         let mut seen: Vec<&str> = Vec::new();
-        for piece in pieces {
-            let (key, value) = piece.split_once('=').unwrap_or((piece, ""));
-            // What looks like an option may be the rest of a secret with a comma in it, which no message may repeat.
-            let can_be_told = |key: &str| !seen.iter().any(|seen| !is_shown(seen)) || is_known(key);
-            if !piece.contains('=') || !can_be_told(key) {
-                let shown = if can_be_told(key) {
-                    format!("'{key}' ")
-                } else {
-                    String::new()
-                };
-                return Err(format!(
-                    "option {shown}has no value or is unknown; write key=value (a comma cannot be part of a value)"
-                ));
-            }
-            if seen.contains(&key) {
+        for (key, value) in &self.options {
+            if seen.contains(&&**key) {
                 return Err(format!("option '{key}' is given twice"));
             }
-            if !plan.is_http() && !FILE_OPTIONS.contains(&key) {
+            if !plan.is_http() && !FILE_OPTIONS.contains(&&**key) {
                 return Err(format!(
                     "option '{key}' is for http:// destinations; a folder knows {}",
                     FILE_OPTIONS.join(", ")
                 ));
             }
             seen.push(key);
+            let value = value.reveal();
             if !auth.set(key, value)? && !proxy.set(key, value)? {
                 plan.set(key, value)?;
             }
@@ -263,6 +302,16 @@ impl DestinationPlan {
             .check()
             .map_err(|bad| format!("{}={}: {}", &bad.flag[2..], bad.value, bad.problem))?;
         Ok(plan)
+    }
+}
+
+impl DestinationPlan {
+    /// Reads one `--to` value.
+    ///
+    /// # Errors
+    /// A sentence: what is wrong and what to write instead. It never repeats a password.
+    pub fn parse(text: &str, defaults: &DestinationDefaults) -> Result<Self, String> {
+        DestinationSpec::parse(text)?.plan(defaults)
     }
 
     /// Whether it is a server rather than a folder.

@@ -2,11 +2,13 @@
 //!
 //! `docs/configuration.md` is checked against this table by a test.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, ValueEnum};
 use serde::Serialize;
 
 use super::units::{parse_duration, parse_size};
@@ -96,6 +98,16 @@ pub enum LogFormat {
 /// The flags of `pyrotee run` and `pyrotee check`.
 #[derive(Args, Clone, Debug)]
 pub struct Flags {
+    /// Flags that were given, on the command line or in the environment, by their names with `_`: what is not given gives
+    /// way to `--config`. Filled in by [`Flags::note_given`].
+    #[arg(skip)]
+    pub given: BTreeSet<String>,
+
+    /// Configuration file in Alloy's syntax, for setups that move over: pyroscope.receive_http, pyroscope.relabel,
+    /// pyroscope.write and logging. Flags given beside it win; destinations and relabel rules come from one of the two.
+    #[arg(long, env = "PYROTEE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
     /// Address that clients push to; repeat for several.
     #[arg(
         long,
@@ -135,6 +147,12 @@ pub struct Flags {
         value_delimiter = ','
     )]
     pub external_label: Vec<String>,
+
+    /// Relabel rule, run in order given on the labels of every profile: what stands in a rule block of Alloy's
+    /// pyroscope.relabel, separated by commas: 'action = "drop", source_labels = ["env"], regex = "dev|test"'. Repeatable.
+    /// In the environment: one per line.
+    #[arg(long, env = "PYROTEE_RELABEL", value_name = "RULE")]
+    pub relabel: Vec<String>,
 
     /// Whether labels are worked on.
     #[arg(long, env = "PYROTEE_LABELS", default_value = "alloy")]
@@ -314,5 +332,23 @@ impl std::fmt::Display for SpoolSync {
 impl Serialize for SpoolSync {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl Flags {
+    /// Notes which flags were given, from what clap has read of the same words.
+    pub fn note_given(&mut self, matches: &ArgMatches) {
+        let is_given = |id: &&str| {
+            let source = matches.value_source(id);
+            source.is_some_and(|source| source != ValueSource::DefaultValue)
+        };
+        let ids = matches.ids().map(|id| id.as_str()).filter(is_given);
+        self.given = ids.map(str::to_owned).collect();
+    }
+
+    /// Whether a flag was given; `flag` as it is typed, such as `--conn-limit`.
+    pub fn is_given(&self, flag: &str) -> bool {
+        self.given
+            .contains(&flag.trim_start_matches('-').replace('-', "_"))
     }
 }

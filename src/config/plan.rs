@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::alloy::blocks::FileConfig;
+use super::alloy::{Place, rule};
 use super::destination::{DestinationDefaults, DestinationPlan, is_known, is_shown, valid_header};
 use super::flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, SpoolOrphans, SpoolSync, TraceHeaders};
 use super::units::show_size;
+use crate::profile::relabel::{Relabel, RuleSpec};
 use crate::runtime::engine::EngineChoice;
 
 /// The largest body by default, as the Pyroscope server has it (WIRE.md 1.4).
@@ -41,6 +44,8 @@ pub struct Plan {
     pub destinations: Vec<DestinationPlan>,
     /// Labels set on every profile.
     pub external_labels: Vec<(String, String)>,
+    /// Rules that work on labels before the external ones are added.
+    pub relabel: Vec<RuleSpec>,
     /// Whether labels are worked on.
     pub labels: LabelMode,
     /// When clients are answered.
@@ -87,6 +92,8 @@ pub struct Plan {
     /// What is logged.
     #[serde(skip)]
     pub log_level: tracing::Level,
+    /// What an operator should know of `--config`, though nothing is wrong.
+    pub notes: Vec<String>,
 }
 
 /// The disk, as far as it is ours.
@@ -113,7 +120,10 @@ pub struct PlanError {
 
 impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}", self.flag, self.value, self.problem)
+        match &*self.value {
+            "" => write!(f, "{}: {}", self.flag, self.problem),
+            value => write!(f, "{} {value}: {}", self.flag, self.problem),
+        }
     }
 }
 
@@ -141,10 +151,22 @@ impl Plan {
     /// # Errors
     /// Every contradiction and bad value found, together.
     pub fn new(flags: &Flags, host: &Host) -> Result<Self, PlanErrors> {
+        Self::with_file(flags, None, host)
+    }
+
+    /// Works out the plan of flags and a file. A flag that was given wins; destinations and relabel rules come from one of
+    /// the two; external labels of both are set, those of flags over those of the file.
+    ///
+    /// # Errors
+    /// Every contradiction and bad value found, together.
+    pub fn with_file(flags: &Flags, file: Option<&FileConfig>, host: &Host) -> Result<Self, PlanErrors> {
         let mut errors = Errors(Vec::new());
+        let merged = file.map(|file| merge(flags, file));
+        let (given, flags) = (flags, merged.as_ref().unwrap_or(flags));
         let queue_limit = flags.queue_limit.unwrap_or(flags.memory_limit / 4);
         let body_limit = flags.body_limit.unwrap_or(BODY_LIMIT.min(queue_limit));
-        let destinations = destinations(flags, queue_limit, &mut errors);
+        let mut notes: Vec<String> = file.map(notes).unwrap_or_default();
+        let destinations = destinations(flags, file, queue_limit, &mut notes, &mut errors);
         check_sizes(flags, body_limit, &destinations, &mut errors);
         check_spool(flags, body_limit, &destinations, &mut errors);
         let (cores, writers) = threads(
@@ -157,6 +179,7 @@ impl Plan {
             listen: listen(flags, &mut errors),
             admin: admin(flags, &mut errors),
             external_labels: external_labels(flags, &mut errors),
+            relabel: relabel(flags, file, &mut errors),
             pass_headers: pass_headers(flags, &mut errors),
             destinations,
             labels: flags.labels,
@@ -188,7 +211,11 @@ impl Plan {
             trace_headers: flags.trace_headers,
             log: flags.log,
             log_level: flags.log_level,
+            notes,
         };
+        if let Some(file) = file {
+            errors.locate(given, file);
+        }
         if errors.0.is_empty() {
             Ok(plan)
         } else {
@@ -242,6 +269,19 @@ impl Plan {
 struct Errors(Vec<PlanError>);
 
 impl Errors {
+    /// Says of what comes from the file where it stands there.
+    fn locate(&mut self, given: &Flags, file: &FileConfig) {
+        for error in &mut self.0 {
+            let place = file
+                .places
+                .get(error.flag)
+                .filter(|_| !given.is_given(error.flag));
+            if let Some(place) = place {
+                error.problem += &format!(" (set at {})", file.locate(*place));
+            }
+        }
+    }
+
     fn add(&mut self, flag: &'static str, value: impl fmt::Display, problem: impl Into<String>) {
         self.0.push(PlanError {
             flag,
@@ -251,7 +291,13 @@ impl Errors {
     }
 }
 
-fn destinations(flags: &Flags, queue_limit: u64, errors: &mut Errors) -> Vec<DestinationPlan> {
+fn destinations(
+    flags: &Flags,
+    file: Option<&FileConfig>,
+    queue_limit: u64,
+    notes: &mut Vec<String>,
+    errors: &mut Errors,
+) -> Vec<DestinationPlan> {
     let unlimited_by_default = matches!(flags.ack, AckPolicy::Queued | AckPolicy::Stored);
     let defaults = DestinationDefaults {
         queue_limit,
@@ -269,20 +315,28 @@ fn destinations(flags: &Flags, queue_limit: u64, errors: &mut Errors) -> Vec<Des
         errors.add(bad.flag, bad.value, bad.problem);
         return Vec::new();
     }
-    let mut texts: Vec<&str> = flags
-        .to
-        .iter()
-        .flat_map(|text| text.lines())
-        .map(str::trim)
-        .collect();
-    texts.retain(|text| !text.is_empty());
-    if texts.is_empty() {
-        texts.push("file:./profiles");
+    let texts = flags.to.iter().flat_map(|text| text.lines()).map(str::trim);
+    let mut texts: Vec<&str> = texts.filter(|text| !text.is_empty()).collect();
+    let from_file = file.map_or(&[][..], |file| &file.destinations);
+    match (texts.len(), file) {
+        (0, None) => texts.push("file:./profiles"),
+        (0, Some(file)) if from_file.is_empty() => {
+            let problem =
+                "has no endpoint that anything is forwarded to; add one to a pyroscope.write, or give --to";
+            errors.add("--config", &file.name, problem);
+        }
+        (1.., Some(file)) if !from_file.is_empty() => {
+            let problem = format!("{} has destinations, too; give them in one place", file.name);
+            errors.add("--to", "", problem);
+            return Vec::new();
+        }
+        _ => {}
     }
-    if texts.len() > DESTINATIONS_MAX {
+    let count = texts.len() + from_file.len();
+    if count > DESTINATIONS_MAX {
         errors.add(
             "--to",
-            texts.len(),
+            count,
             format!("destinations given; at most {DESTINATIONS_MAX} are possible"),
         );
         return Vec::new();
@@ -302,7 +356,114 @@ fn destinations(flags: &Flags, queue_limit: u64, errors: &mut Errors) -> Vec<Des
             Ok(plan) => plans.push(plan),
         }
     }
+    if let Some(file) = file {
+        endpoints(file, &defaults, &mut plans, notes, errors);
+    }
     plans
+}
+
+/// The endpoints of a file. Those without a name are called after their host; of several the later ones get a number.
+fn endpoints(
+    file: &FileConfig,
+    defaults: &DestinationDefaults,
+    plans: &mut Vec<DestinationPlan>,
+    notes: &mut Vec<String>,
+    errors: &mut Errors,
+) {
+    for (spec, place) in &file.destinations {
+        let place = file.locate(*place);
+        let mut plan = match spec.plan(defaults) {
+            Ok(plan) => plan,
+            Err(problem) => {
+                errors.add("--config", place, problem);
+                continue;
+            }
+        };
+        let is_taken = |name: &str| plans.iter().any(|other| other.name == name);
+        if is_taken(&plan.name) && spec.name.is_some() {
+            let problem = format!("a second endpoint named '{}'; give it another name", plan.name);
+            errors.add("--config", place, problem);
+            continue;
+        }
+        if is_taken(&plan.name) {
+            let numbered = (2..).map(|number| format!("{}-{number}", plan.name));
+            plan.name = numbered
+                .take(DESTINATIONS_MAX)
+                .find(|name| !is_taken(name))
+                .unwrap_or_default();
+            notes.push(format!(
+                "{place}: this endpoint is called {}; give it a name of its own",
+                plan.name
+            ));
+        }
+        plans.push(plan);
+    }
+}
+
+/// The flags as if the file had been typed, where they were not given themselves.
+fn merge(flags: &Flags, file: &FileConfig) -> Flags {
+    fn fill<T: Clone>(flags: &Flags, flag: &str, own: &T, said: Option<&T>) -> T {
+        said.filter(|_| !flags.is_given(flag)).unwrap_or(own).clone()
+    }
+    let listen = Some(&file.listen).filter(|listen| !listen.is_empty());
+    let mut external_label = flags.external_label.clone();
+    let is_set = |name: &str| {
+        flags
+            .external_label
+            .iter()
+            .any(|text| text.split('=').next() == Some(name))
+    };
+    let labels = file.external_labels.iter().filter(|(name, _)| !is_set(name));
+    external_label.extend(labels.map(|(name, value)| format!("{name}={value}")));
+    Flags {
+        listen: fill(flags, "--listen", &flags.listen, listen),
+        conn_limit: fill(flags, "--conn-limit", &flags.conn_limit, file.conn_limit.as_ref()),
+        read_timeout: fill(
+            flags,
+            "--read-timeout",
+            &flags.read_timeout,
+            file.read_timeout.as_ref(),
+        ),
+        write_timeout: fill(
+            flags,
+            "--write-timeout",
+            &flags.write_timeout,
+            file.write_timeout.as_ref(),
+        ),
+        idle_timeout: fill(
+            flags,
+            "--idle-timeout",
+            &flags.idle_timeout,
+            file.idle_timeout.as_ref(),
+        ),
+        drain_timeout: fill(
+            flags,
+            "--drain-timeout",
+            &flags.drain_timeout,
+            file.drain_timeout.as_ref(),
+        ),
+        debuginfo_timeout: fill(
+            flags,
+            "--debuginfo-timeout",
+            &flags.debuginfo_timeout,
+            file.debuginfo_timeout.as_ref(),
+        ),
+        trace_headers: fill(
+            flags,
+            "--trace-headers",
+            &flags.trace_headers,
+            file.trace_headers.as_ref(),
+        ),
+        log: fill(flags, "--log", &flags.log, file.log.as_ref()),
+        log_level: fill(flags, "--log-level", &flags.log_level, file.log_level.as_ref()),
+        external_label,
+        ..flags.clone()
+    }
+}
+
+fn notes(file: &FileConfig) -> Vec<String> {
+    let note = |(place, note): &(Place, String)| format!("{}: {note}", file.locate(*place));
+    file.notes.iter().map(note).collect()
 }
 
 /// A `--to` value with user and password hidden, and every value of an option that may be secret.
@@ -509,6 +670,41 @@ fn external_labels(flags: &Flags, errors: &mut Errors) -> Vec<(String, String)> 
     labels
 }
 
+fn relabel(flags: &Flags, file: Option<&FileConfig>, errors: &mut Errors) -> Vec<RuleSpec> {
+    let mut rules = file.map(|file| file.relabel.clone()).unwrap_or_default();
+    if let Some(file) = file.filter(|_| !rules.is_empty() && !flags.relabel.is_empty()) {
+        let problem = format!("{} has relabel rules, too; give them in one place", file.name);
+        errors.add("--relabel", "", problem);
+        return rules;
+    }
+    let mut good = true;
+    let texts = flags.relabel.iter().flat_map(|text| text.lines()).map(str::trim);
+    for text in texts.filter(|text| !text.is_empty()) {
+        match rule::parse(text) {
+            Ok(rule) => rules.push(rule),
+            Err(mistakes) => {
+                good = false;
+                for mistake in mistakes {
+                    errors.add(
+                        "--relabel",
+                        format!("{text} (column {})", mistake.place.column),
+                        mistake.problem,
+                    );
+                }
+            }
+        }
+    }
+    if flags.labels == LabelMode::Verbatim && !rules.is_empty() {
+        let problem = "rules have no effect with --labels verbatim; leave one of them out";
+        errors.add("--relabel", "", problem);
+    }
+    if good && let Err(bad) = Relabel::new(&rules) {
+        let text = rules.get(bad.index).map(rule::show).unwrap_or_default();
+        errors.add("--relabel", text, bad.problem);
+    }
+    rules
+}
+
 fn pass_headers(flags: &Flags, errors: &mut Errors) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for name in &flags.pass_header {
@@ -618,6 +814,21 @@ mod tests {
             (
                 &["--labels", "verbatim", "--external-label", "a=b"],
                 "--external-label",
+                "verbatim",
+            ),
+            (
+                &["--relabel", "action = drop"],
+                "--relabel",
+                "(column 10): action must be a string",
+            ),
+            (
+                &["--relabel", "regex = \"(\", target_label = \"t\""],
+                "--relabel",
+                "unclosed group",
+            ),
+            (
+                &["--labels", "verbatim", "--relabel", "action = \"drop\""],
+                "--relabel",
                 "verbatim",
             ),
             (&["--pass-header", "Host"], "--pass-header", "Host"),

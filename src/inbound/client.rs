@@ -111,6 +111,15 @@ pub(super) struct Handled {
     pub(super) _charge: Option<Charge>,
 }
 
+/// What a head alone says of a push.
+struct Prepared {
+    dress: Option<Dress>,
+    /// The outgoing query; `None` where a relabel rule drops the profile.
+    query: Option<Bytes>,
+    /// Header lines that every destination gets.
+    fields: Bytes,
+}
+
 /// Whether the client is still sending.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyState {
@@ -214,9 +223,9 @@ impl Client {
             RouteLabel::Push
         };
         handled.result = match self.prepare(route, head) {
-            Ok((dress, query, fields)) => {
-                handled.dress = dress;
-                self.receive_and_offer(route, head, started, query, fields, &mut handled)
+            Ok(prepared) => {
+                handled.dress = prepared.dress;
+                self.receive_and_offer(route, head, started, prepared, &mut handled)
                     .await
             }
             Err((dress, refusal)) => {
@@ -254,12 +263,7 @@ impl Client {
     }
 
     /// What the head alone says: the outgoing query and header lines, or a refusal before any of the body is read.
-    #[allow(clippy::type_complexity)] // one caller, and every part has its own name there
-    fn prepare(
-        &self,
-        route: Route,
-        head: &RequestHead,
-    ) -> Result<(Option<Dress>, Bytes, Bytes), (Option<Dress>, Refusal)> {
+    fn prepare(&self, route: Route, head: &RequestHead) -> Result<Prepared, (Option<Dress>, Refusal)> {
         let setup = &self.inbound.setup;
         let bytes = self.inlet.head_bytes();
         let query = head.target.query.map_or(&[][..], |query| query.of(bytes));
@@ -269,13 +273,13 @@ impl Client {
             Route::Push => Some(dress(head, bytes)?),
         };
         let query = match (route, verbatim) {
-            (_, true) => Bytes::copy_from_slice(query),
+            (_, true) => Some(Bytes::copy_from_slice(query)),
             (Route::Ingest, false) => {
                 let mut rewriter = self.inbound.rewriter.borrow_mut();
                 let mut scratch = self.inbound.scratch();
                 ingest_query(query, &mut rewriter, &mut scratch).map_err(|refusal| (None, refusal))?
             }
-            (Route::Push, false) => Bytes::new(),
+            (Route::Push, false) => Some(Bytes::new()),
         };
         if let Framing::Length(length) = head.framing
             && length > setup.plan.body_limit
@@ -283,7 +287,7 @@ impl Client {
             return Err((dress, ReceiveError::TooLarge.into()));
         }
         let fields = self.fields(head, dress.and_then(|dress| outgoing_type(dress, verbatim)));
-        Ok((dress, query, fields))
+        Ok(Prepared { dress, query, fields })
     }
 
     /// The header lines that every destination gets: what is said of the body, and what is passed on. `rewritten` is the
@@ -342,12 +346,11 @@ impl Client {
         route: Route,
         head: &RequestHead,
         started: Mono,
-        query: Bytes,
-        fields: Bytes,
+        prepared: Prepared,
         handled: &mut Handled,
     ) -> Result<(), Refusal> {
         // The push is charged with them once it is whole; its body may take as long as the read timeout allows.
-        let meanwhile = self.charge(query.len() + fields.len())?;
+        let meanwhile = self.charge(prepared.query.as_ref().map_or(0, Bytes::len) + prepared.fields.len())?;
         self.continue_if_expected(head, started, handled).await?;
         let inbound = self.inbound.clone();
         let setup = &inbound.setup;
@@ -362,6 +365,15 @@ impl Client {
         handled.body = BodyState::Received;
         self.watch.disarm();
         let accepted = if was_here { started } else { clock::now() };
+        let Prepared {
+            query: Some(query),
+            fields,
+            ..
+        } = prepared
+        else {
+            setup.tally.relabelled(1, 1);
+            return Ok(());
+        };
         let timeout = handled.dress.and_then(|dress| dress.timeout);
         let mut parts = PushParts {
             route,
@@ -382,6 +394,11 @@ impl Client {
         match handled.dress {
             Some(dress) if setup.plan.labels == LabelMode::Alloy => {
                 let spliced = push_body(body, dress, &setup.rules, setup.plan.body_limit, &setup.memory)?;
+                if spliced.relabelled > 0 {
+                    setup
+                        .tally
+                        .relabelled(spliced.relabelled, spliced.relabel_dropped);
+                }
                 rejected = Refusal::from_rejected(&spliced.rejected, spliced.rejected_count);
                 if spliced.series == 0 {
                     return rejected.map_or(Ok(()), Err);
@@ -398,7 +415,12 @@ impl Client {
                 parts.bytes = parts.segments.iter().map(|segment| segment.len() as u64).sum();
                 parts.profile_bytes = parts.bytes;
             }
-            _ => parts.segments = body.segments,
+            _ => {
+                if route == Route::Ingest && !setup.rules.relabel().is_empty() {
+                    setup.tally.relabelled(1, 0);
+                }
+                parts.segments = body.segments;
+            }
         }
         // Inflated or rewritten, a body pins what it has become.
         parts.pinned_bytes = parts.pinned_bytes.max(parts.bytes);

@@ -136,6 +136,8 @@ pub struct Tally {
     received: AtomicU64,
     copied: [AtomicU64; CopySite::ALL.len()],
     closed: [AtomicU64; Closed::ALL.len()],
+    relabelled: AtomicU64,
+    relabel_dropped: AtomicU64,
     refused: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -160,6 +162,8 @@ impl Default for Tally {
             received: AtomicU64::new(0),
             copied: [const { AtomicU64::new(0) }; CopySite::ALL.len()],
             closed: [const { AtomicU64::new(0) }; Closed::ALL.len()],
+            relabelled: AtomicU64::new(0),
+            relabel_dropped: AtomicU64::new(0),
             refused: Mutex::default(),
         }
     }
@@ -223,6 +227,12 @@ impl Tally {
         Closed::ALL.map(|(why, label)| (label, self.closed[why as usize].load(Ordering::Relaxed)))
     }
 
+    /// Relabel rules were applied to so many label sets, and dropped so many of those.
+    pub fn relabelled(&self, processed: u32, dropped: u32) {
+        add(&self.relabelled, u64::from(processed));
+        add(&self.relabel_dropped, u64::from(dropped));
+    }
+
     /// All request histograms with observations.
     pub fn requests(&self) -> Vec<Requests> {
         let mut lines = Vec::new();
@@ -253,6 +263,13 @@ impl Tally {
     /// Body bytes received.
     pub fn received_bytes(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Label sets that relabel rules were applied to, and how many of those were dropped; never more than the former.
+    pub fn relabelled_sets(&self) -> (u64, u64) {
+        let dropped = self.relabel_dropped.load(Ordering::Relaxed);
+        let processed = self.relabelled.load(Ordering::Relaxed);
+        (processed.max(dropped), dropped)
     }
 
     /// Body bytes copied, by site.

@@ -18,6 +18,7 @@ use crate::profile::connect::{self, Code, Codec, Protocol, Timeout};
 use crate::profile::grpc_web;
 use crate::profile::grpc_web::FrameError;
 use crate::profile::inflate::{InflateError, gunzip};
+use crate::profile::ingest::Rewritten;
 use crate::profile::json::{self, JsonLimits};
 use crate::profile::labels::{LabelLimits, LabelRules};
 use crate::profile::push::{RejectedSeries, Spliced, splice};
@@ -289,13 +290,18 @@ pub fn dress(head: &RequestHead, bytes: &[u8]) -> Result<Dress, (Option<Dress>, 
     })
 }
 
-/// The outgoing query of `/ingest` under the label rules. `scratch` is memory to work in.
+/// The outgoing query of `/ingest` under the label rules; `None` where a relabel rule drops the profile. `scratch` is
+/// memory to work in.
 ///
 /// # Errors
 /// 400 with the grammar's own words (rows 34, 35 (D)).
-pub fn ingest_query(query: &[u8], rewriter: &mut Rewriter, scratch: &mut Vec<u8>) -> Result<Bytes, Refusal> {
+pub fn ingest_query(
+    query: &[u8],
+    rewriter: &mut Rewriter,
+    scratch: &mut Vec<u8>,
+) -> Result<Option<Bytes>, Refusal> {
     scratch.clear();
-    rewriter.rewrite(query, scratch).map_err(|error| {
+    let rewritten = rewriter.rewrite(query, scratch).map_err(|error| {
         Refusal::because(
             error.status(),
             Code::InvalidArgument,
@@ -304,7 +310,7 @@ pub fn ingest_query(query: &[u8], rewriter: &mut Rewriter, scratch: &mut Vec<u8>
         )
     })?;
     // Exactly as long as it is: one allocation, where a vector with room to spare would take two.
-    Ok(Bytes::copy_from_slice(scratch))
+    Ok((rewritten == Rewritten::Written).then(|| Bytes::copy_from_slice(scratch)))
 }
 
 /// The body of a Push as the destinations get it: unframed, inflated, as protobuf, its labels rewritten.

@@ -6,8 +6,9 @@ use std::cell::RefCell;
 use thiserror::Error;
 
 use crate::profile::connect::Code;
-use crate::profile::labels::{LabelLimits, LabelRules, LabelSet, NAME, NameError};
+use crate::profile::labels::{LabelLimits, LabelRules, LabelSet, NAME, NameError, label_name_allowed};
 use crate::profile::query::{Query, escape};
+use crate::profile::relabel::{Fate, Outgrown};
 
 thread_local! {
     /// One parsed query per core, reused: a rewrite of a usual query allocates nothing.
@@ -26,6 +27,23 @@ pub enum IngestError {
     /// Nothing is left of the labels, e.g. `foo{__name__=}` (WIRE.md 2.5, vector 60).
     #[error("name: no labels left")]
     LabelsEmpty,
+    /// A relabel rule made a label that a `name` cannot hold: it has no escaping (WIRE.md Q9).
+    #[error(
+        "name: a relabel rule of this gateway made of {label:?} what cannot be sent here; tell its operator"
+    )]
+    Unsendable {
+        /// The label, shortened to 128 bytes.
+        label: String,
+    },
+}
+
+/// What a query became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewritten {
+    /// The outgoing query was written.
+    Written,
+    /// A relabel rule drops the profile: nothing was written, and that is no failure (WIRE.md 9, row 135).
+    Dropped,
 }
 
 impl IngestError {
@@ -48,6 +66,7 @@ impl IngestError {
             ) => "labels_too_large",
             IngestError::NameMalformed(_) => "name_malformed",
             IngestError::LabelsEmpty => "labels_empty",
+            IngestError::Unsendable { .. } => "relabel_unsendable",
         }
     }
 }
@@ -55,13 +74,13 @@ impl IngestError {
 /// Appends the outgoing query (without `?`) for the client's `query` (without `?`) to `out`: all parameters
 /// re-encoded and sorted by key, the first `name` parsed, put through the label rules and emitted once.
 ///
-/// On an error `out` is as it was. `out` gains at most three times the query plus the labels that rules add.
+/// On an error, and when a rule drops the profile, `out` is as it was. `out` gains at most three times the query plus the labels that rules add.
 pub fn rewrite_query(
     query: &[u8],
     rules: &LabelRules,
     limits: &LabelLimits,
     out: &mut Vec<u8>,
-) -> Result<(), IngestError> {
+) -> Result<Rewritten, IngestError> {
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.parse(query);
         let rewritten = rewrite(scratch, rules, limits, out);
@@ -75,13 +94,15 @@ fn rewrite(
     rules: &LabelRules,
     limits: &LabelLimits,
     out: &mut Vec<u8>,
-) -> Result<(), IngestError> {
+) -> Result<Rewritten, IngestError> {
     query.sort();
     let name = query
         .first(b"name")
         .filter(|name| !name.is_empty())
         .ok_or(IngestError::NameMissing)?;
-    let labels = outgoing_labels(name, rules, limits)?;
+    let Some(labels) = outgoing_labels(name, rules, limits)? else {
+        return Ok(Rewritten::Dropped);
+    };
     let start = out.len();
     let mut name_written = false;
     for (key, value) in query.pairs() {
@@ -101,24 +122,58 @@ fn rewrite(
             escape(value, out);
         }
     }
-    Ok(())
+    Ok(Rewritten::Written)
 }
 
-/// The labels a destination gets for a client's decoded `name`.
+/// The labels a destination gets for a client's decoded `name`; `None` where a relabel rule drops the profile.
 fn outgoing_labels<'a>(
     name: &'a [u8],
     rules: &'a LabelRules,
     limits: &LabelLimits,
-) -> Result<LabelSet<'a>, IngestError> {
+) -> Result<Option<LabelSet<'a>>, IngestError> {
     let mut labels = LabelSet::parse(name, limits).map_err(IngestError::NameMalformed)?;
     labels.ensure_service_name();
     labels.drop_empty();
-    labels.ensure_name_matches_service();
     if labels.as_slice().is_empty() {
         return Err(IngestError::LabelsEmpty);
     }
+    if !rules.relabel().is_empty() {
+        let fate = rules.relabel().apply(&mut labels, limits);
+        if fate.map_err(|outgrown| too_large(outgrown, limits))? == Fate::Dropped {
+            return Ok(None);
+        }
+    }
+    labels.ensure_name_matches_service();
+    if !rules.relabel().is_empty() {
+        check_sendable(&labels)?;
+    }
     labels.apply_external(rules);
-    Ok(labels)
+    Ok(Some(labels))
+}
+
+fn too_large(outgrown: Outgrown, limits: &LabelLimits) -> IngestError {
+    IngestError::NameMalformed(match outgrown {
+        Outgrown::Name => NameError::NameTooLong(limits.name_bytes_max),
+        Outgrown::Value => NameError::ValueTooLong(limits.value_bytes_max),
+        Outgrown::Count => NameError::TooMany(limits.count_max),
+    })
+}
+
+/// What a client sends cannot end a value early; what a rule writes could, and another label would begin behind it.
+fn check_sendable(labels: &LabelSet<'_>) -> Result<(), IngestError> {
+    let unsendable = labels.as_slice().iter().find(|label| match &*label.name {
+        NAME => label.value.contains(&b'{'),
+        name => !label_name_allowed(name) || label.value.iter().any(|b| matches!(b, b',' | b'}')),
+    });
+    match unsendable {
+        Some(label) => {
+            let name = String::from_utf8_lossy(&label.name);
+            Err(IngestError::Unsendable {
+                label: name.chars().take(128).collect(),
+            })
+        }
+        None => Ok(()),
+    }
 }
 
 /// What an `/ingest` query says about its profile (WIRE.md 1.2), as sent. `None` where the parameter is
@@ -194,7 +249,10 @@ mod tests {
             result.is_ok() || gained.is_empty(),
             "nothing is written on an error"
         );
-        result.map(|()| gained.to_owned())
+        result.map(|rewritten| {
+            assert_eq!(rewritten, Rewritten::Written);
+            gained.to_owned()
+        })
     }
 
     /// The `name` a destination gets for a decoded `name`.
@@ -493,5 +551,75 @@ mod tests {
         assert_eq!(describe(query), expected);
         assert_eq!(describe(b"name=a:b"), IngestDescription::default());
         assert_eq!(describe(b""), IngestDescription::default());
+    }
+
+    /// `name`s under one rule that replaces: what is sent, or the reason it is not.
+    #[test]
+    fn relabel_rules_see_service_name_and_cannot_inject() {
+        use crate::profile::relabel::{Relabel, RuleSpec};
+        let outcome = |name: &str, source: &str, target: &str, replacement: &str| {
+            let spec = RuleSpec {
+                source_labels: vec![source.into()],
+                target_label: target.into(),
+                replacement: replacement.into(),
+                ..RuleSpec::default()
+            };
+            let rules = LabelRules::new(vec![("a".into(), "external".into())]).expect("good");
+            let rules = rules.with_relabel(Relabel::new(&[spec]).expect("a good rule"));
+            let mut out = Vec::new();
+            let query = format!("name={name}");
+            match rewrite_query(query.as_bytes(), &rules, &LabelLimits::default(), &mut out) {
+                Ok(_) => {
+                    let mut parsed = Query::default();
+                    parsed.parse(&out);
+                    String::from_utf8(parsed.first(b"name").expect("a name").to_vec()).expect("UTF-8")
+                }
+                Err(error) => error.reason().to_owned(),
+            }
+        };
+        for (case, got, expected) in [
+            (
+                "138: service_name is there already",
+                outcome("app", "service_name", "from", "$1"),
+                "app{a=external,from=app,service_name=app}",
+            ),
+            (
+                "external labels come after",
+                outcome("app", "x", "a", "rule"),
+                "app{a=external,service_name=app}",
+            ),
+            (
+                "__name__ is overwritten by service_name",
+                outcome("app", "x", "__name__", "other"),
+                "app{a=external,service_name=app}",
+            ),
+            (
+                "service_name becomes the name",
+                outcome("app", "x", "service_name", "other"),
+                "other{a=external,service_name=other}",
+            ),
+            (
+                "a comma would begin a label",
+                outcome("app", "x", "b", "1,c=2"),
+                "relabel_unsendable",
+            ),
+            (
+                "a brace would end them",
+                outcome("app", "x", "b", "1}"),
+                "relabel_unsendable",
+            ),
+            (
+                "a brace would begin them",
+                outcome("app", "x", "service_name", "a{b"),
+                "relabel_unsendable",
+            ),
+            (
+                "a sign of equality is a character",
+                outcome("app", "x", "b", "1=2"),
+                "app{a=external,b=1=2,service_name=app}",
+            ),
+        ] {
+            assert_eq!(got, expected, "{case}");
+        }
     }
 }

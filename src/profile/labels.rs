@@ -14,6 +14,8 @@ use memchr::{memchr, memchr2};
 use smallvec::SmallVec;
 use thiserror::Error;
 
+use crate::profile::relabel::Relabel;
+
 /// The label that carries the app name on `/ingest` and the profile type on Push.
 pub const NAME: &[u8] = b"__name__";
 /// The label that names the service.
@@ -79,6 +81,8 @@ pub enum LabelRuleError {
 pub struct LabelRules {
     /// Sorted bytewise by name, names unique. An empty value deletes.
     external: Vec<(String, String)>,
+    /// What is done to labels before the external ones are added.
+    relabel: Relabel,
 }
 
 impl LabelRules {
@@ -113,7 +117,20 @@ impl LabelRules {
         if let Some(pair) = external.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(LabelRuleError::Duplicate(pair[0].0.clone()));
         }
-        Ok(LabelRules { external })
+        Ok(LabelRules {
+            external,
+            relabel: Relabel::default(),
+        })
+    }
+
+    /// The same with relabel rules.
+    pub fn with_relabel(self, relabel: Relabel) -> Self {
+        LabelRules { relabel, ..self }
+    }
+
+    /// The relabel rules.
+    pub fn relabel(&self) -> &Relabel {
+        &self.relabel
     }
 
     /// The external labels, sorted by name.
@@ -291,7 +308,13 @@ impl<'a> LabelSet<'a> {
         text(b"}");
     }
 
-    fn set_or_remove(&mut self, name: Cow<'a, [u8]>, value: Cow<'a, [u8]>) {
+    /// Removes labels whose name is not wanted.
+    pub(crate) fn retain_names(&mut self, wanted: impl Fn(&[u8]) -> bool) {
+        self.labels.retain(|label| wanted(&label.name));
+    }
+
+    /// Sets a label in its place; an empty value removes it.
+    pub(crate) fn set_or_remove(&mut self, name: Cow<'a, [u8]>, value: Cow<'a, [u8]>) {
         match (self.position(&name), value.is_empty()) {
             (Ok(index), true) => drop(self.labels.remove(index)),
             (Ok(index), false) => self.labels[index].value = value,

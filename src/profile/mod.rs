@@ -20,5 +20,6 @@ mod oracle;
 pub mod proto;
 pub mod push;
 pub mod query;
+pub mod relabel;
 pub mod rewriter;
 pub mod route;

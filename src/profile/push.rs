@@ -21,6 +21,7 @@ use thiserror::Error;
 
 use crate::profile::connect::Code;
 use crate::profile::labels::{LabelLimits, LabelRules, LabelSet, NAME, label_name_allowed};
+use crate::profile::relabel::{Fate, Outgrown};
 
 /// Most series of one push. Clients send one to a few dozen.
 pub const SERIES_MAX: u32 = 16_384;
@@ -67,6 +68,10 @@ pub struct Spliced {
     pub rejected: Vec<RejectedSeries>,
     /// How many series were left out in all.
     pub rejected_count: u32,
+    /// Series that relabel rules were applied to; 0 without rules.
+    pub relabelled: u32,
+    /// Of those, dropped by a rule, which is no failure.
+    pub relabel_dropped: u32,
 }
 
 /// A series that was left out while the others went on (WIRE.md 9, row 99).
@@ -122,6 +127,16 @@ impl SeriesReason {
             | SeriesReason::ValueTooLong
             | SeriesReason::TooMany
             | SeriesReason::TooLarge => "labels_too_large",
+        }
+    }
+}
+
+impl From<Outgrown> for SeriesReason {
+    fn from(outgrown: Outgrown) -> Self {
+        match outgrown {
+            Outgrown::Name => Self::NameTooLong,
+            Outgrown::Value => Self::ValueTooLong,
+            Outgrown::Count => Self::TooMany,
         }
     }
 }
@@ -202,8 +217,12 @@ fn walk_request<'a>(
         let new_before = out.new.len();
         series.clear();
         series.walk(&mut reader, series_end, limits, out)?;
-        match series.apply_rules(rules) {
-            Ok(()) => series.write(out, spliced)?,
+        match series.apply_rules(rules, limits, spliced) {
+            Ok(Fate::Kept) => series.write(out, spliced)?,
+            Ok(Fate::Dropped) => {
+                out.new.truncate(new_before);
+                spliced.relabel_dropped += 1;
+            }
             Err(reason) => {
                 out.new.truncate(new_before);
                 spliced.rejected_count += 1;
@@ -390,14 +409,25 @@ impl<'a> Series<'a> {
         }
     }
 
-    /// WIRE.md 2.3, then validation, then 2.4.
-    fn apply_rules(&mut self, rules: &'a LabelRules) -> Result<(), SeriesReason> {
+    /// WIRE.md 2.3, then relabel rules, validation, and 2.4.
+    fn apply_rules(
+        &mut self,
+        rules: &'a LabelRules,
+        limits: &LabelLimits,
+        spliced: &mut Spliced,
+    ) -> Result<Fate, SeriesReason> {
         if let Some(reason) = self.refused.take() {
             return Err(reason);
         }
         self.labels.settle();
         self.labels.drop_empty();
         self.labels.ensure_service_name();
+        if !rules.relabel().is_empty() && !self.labels.as_slice().is_empty() {
+            spliced.relabelled += 1;
+            if rules.relabel().apply(&mut self.labels, limits)? == Fate::Dropped {
+                return Ok(Fate::Dropped);
+            }
+        }
         let labels = self.labels.as_slice();
         let first = labels.first().ok_or(SeriesReason::LabelsEmpty)?;
         if first.name.is_empty() {
@@ -412,7 +442,7 @@ impl<'a> Series<'a> {
         }
         self.labels.drop_reserved();
         self.labels.apply_external(rules);
-        Ok(())
+        Ok(Fate::Kept)
     }
 
     fn write(&mut self, out: &mut Output<'_>, spliced: &mut Spliced) -> Result<(), PushError> {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::profile::ingest::{IngestError, rewrite_query};
+use crate::profile::ingest::{IngestError, Rewritten, rewrite_query};
 use crate::profile::labels::{LabelLimits, LabelRules};
 use crate::profile::query;
 
@@ -33,9 +33,12 @@ const PIECES_MAX: usize = 16;
 pub struct Rewriter {
     rules: Arc<LabelRules>,
     limits: LabelLimits,
-    /// From a `name` value as it stands in queries to what goes out for it.
-    names: HashMap<Box<[u8]>, Box<[u8]>, Keyed>,
+    /// From a `name` value as it stands in queries to what goes out for it; `None` where a relabel rule drops it.
+    names: HashMap<Box<[u8]>, Became, Keyed>,
 }
+
+/// What a name became.
+type Became = Option<Box<[u8]>>;
 
 type Pieces<'q> = SmallVec<[Piece<'q>; PIECES_MAX]>;
 
@@ -80,15 +83,18 @@ impl Rewriter {
     ///
     /// # Errors
     /// Those of [`rewrite_query`]; `out` is then as it was.
-    pub fn rewrite(&mut self, query: &[u8], out: &mut Vec<u8>) -> Result<(), IngestError> {
+    pub fn rewrite(&mut self, query: &[u8], out: &mut Vec<u8>) -> Result<Rewritten, IngestError> {
         let Some((mut pieces, name)) = plain_pieces(query) else {
             return rewrite_query(query, &self.rules, &self.limits, out);
         };
         let Some(known) = self.names.get(name) else {
             let start = out.len();
-            rewrite_query(query, &self.rules, &self.limits, out)?;
-            self.remember(name, &out[start..]);
-            return Ok(());
+            let rewritten = rewrite_query(query, &self.rules, &self.limits, out)?;
+            self.remember(name, rewritten, &out[start..]);
+            return Ok(rewritten);
+        };
+        let Some(known) = known else {
+            return Ok(Rewritten::Dropped);
         };
         pieces.sort_by(Piece::by_key);
         for (index, piece) in pieces.iter().enumerate() {
@@ -102,21 +108,23 @@ impl Rewriter {
                 out.extend_from_slice(piece.bytes);
             }
         }
-        Ok(())
+        Ok(Rewritten::Written)
     }
 
     /// Remembers what `name` became in the outgoing query `sent`.
-    fn remember(&mut self, name: &[u8], sent: &[u8]) {
+    fn remember(&mut self, name: &[u8], rewritten: Rewritten, sent: &[u8]) {
         let became = sent
             .split(|byte| *byte == b'&')
             .find_map(|piece| piece.strip_prefix(b"name="));
-        let Some(became) = became.filter(|became| became.len().max(name.len()) <= NAME_BYTES_MAX) else {
+        if (rewritten == Rewritten::Written) != became.is_some()
+            || became.map_or(0, <[u8]>::len).max(name.len()) > NAME_BYTES_MAX
+        {
             return;
-        };
+        }
         if self.names.len() >= NAMES_MAX {
             self.names.clear();
         }
-        self.names.insert(name.into(), became.into());
+        self.names.insert(name.into(), became.map(Into::into));
     }
 }
 
@@ -224,20 +232,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::profile::relabel::{Action, Relabel, RuleSpec};
 
     fn rewriter() -> Rewriter {
+        let drop_b = RuleSpec {
+            action: Action::Drop,
+            source_labels: vec!["service_name".into()],
+            regex: "b.*".into(),
+            ..RuleSpec::default()
+        };
         let rules = LabelRules::new(vec![("region".into(), "eu".into())]).unwrap();
+        let rules = rules.with_relabel(Relabel::new(&[drop_b]).unwrap());
         Rewriter::new(Arc::new(rules), LabelLimits::default())
     }
 
-    fn both(
-        rewriter: &mut Rewriter,
-        query: &[u8],
-    ) -> (Result<Vec<u8>, IngestError>, Result<Vec<u8>, IngestError>) {
+    type Outcome = Result<(Rewritten, Vec<u8>), IngestError>;
+
+    fn both(rewriter: &mut Rewriter, query: &[u8]) -> (Outcome, Outcome) {
         let (mut fast, mut slow) = (b"x".to_vec(), b"x".to_vec());
         let fast_result = rewriter.rewrite(query, &mut fast);
         let slow_result = rewrite_query(query, &rewriter.rules, &rewriter.limits, &mut slow);
-        (fast_result.map(|()| fast), slow_result.map(|()| slow))
+        (
+            fast_result.map(|done| (done, fast)),
+            slow_result.map(|done| (done, slow)),
+        )
     }
 
     #[test]
@@ -251,6 +269,7 @@ mod tests {
             "name=app%7Bz=1%7D&&a=1",
             "name=app%7Bz=1%7D&a",
             "name=app%7Bz=1%7D;x",
+            "name=bpp&a=1",
             "=1&name=app%7Bz=1%7D",
             "name=",
             "a=1",
@@ -262,7 +281,11 @@ mod tests {
                 assert_eq!(fast, slow, "{query}");
             }
         }
-        assert!(rewriter.names.contains_key(&b"app%7Bz=1%7D"[..]));
+        assert!(rewriter.names[&b"app%7Bz=1%7D"[..]].is_some());
+        assert!(
+            rewriter.names[&b"bpp"[..]].is_none(),
+            "what is dropped is remembered, too"
+        );
     }
 
     #[test]

@@ -41,6 +41,9 @@ fn bind_patiently(address: SocketAddr) -> io::Result<TcpListener> {
     let mut left = REBIND_WAIT;
     loop {
         match bind(address, false) {
+            Err(error) if lacks_ipv6(address, &error) => {
+                return bind((std::net::Ipv4Addr::UNSPECIFIED, address.port()).into(), false);
+            }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && !left.is_zero() => {
                 std::thread::sleep(REBIND_EVERY);
                 left = left.saturating_sub(REBIND_EVERY);
@@ -48,6 +51,16 @@ fn bind_patiently(address: SocketAddr) -> io::Result<TcpListener> {
             result => return result,
         }
     }
+}
+
+/// Whether all addresses of both families were wanted where the kernel has one family only: the other is all there is.
+fn lacks_ipv6(address: SocketAddr, error: &io::Error) -> bool {
+    let is_any = address.is_ipv6() && address.ip().is_unspecified();
+    is_any
+        && matches!(
+            error.raw_os_error(),
+            Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+        )
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {

@@ -26,6 +26,7 @@ mod oauth2;
 mod proxy;
 mod push;
 mod query;
+mod relabel;
 mod results;
 mod retries;
 mod routing;

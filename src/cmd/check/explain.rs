@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::cmd::show;
+use crate::config::alloy::rule;
 use crate::config::destination::proxy::NoProxy;
 use crate::config::units::show_size;
 use crate::config::{
@@ -17,6 +18,7 @@ use crate::http::HeadLimits;
 use crate::inbound::ROOM_WAIT;
 use crate::outbound::health::{DOWN_AFTER, PROBE_WAIT_MAX};
 use crate::outbound::window::{RAMP_START, RAMP_STEP};
+use crate::profile::relabel::RuleSpec;
 use crate::runtime::engine::EngineChoice;
 
 /// For "so many of this size": what a profile usually has.
@@ -57,6 +59,14 @@ impl Section {
 pub fn sections(plan: &Plan) -> Vec<Section> {
     let mut all = vec![addresses(plan)];
     all.extend(plan.destinations.iter().map(|one| destination(one, plan)));
+    if !plan.notes.is_empty() {
+        let notes = Section::new("Notes on the file");
+        let line = |section: Section, note: &String| match note.split_once(": ") {
+            Some((place, note)) => section.line(place, note),
+            None => section.line("", note),
+        };
+        all.push(plan.notes.iter().fold(notes, line));
+    }
     all.extend([
         answers(plan),
         profiles(plan),
@@ -285,6 +295,9 @@ fn profiles(plan: &Plan) -> Section {
             .collect();
         section = section.line("labels set", labels.join(", "));
     }
+    for (index, rule) in plan.relabel.iter().enumerate() {
+        section = section.line(format!("relabel rule {}", index + 1), show_rule(rule));
+    }
     let passed = match &*plan.pass_headers {
         [] => "none".into(),
         names => names.join(", "),
@@ -298,6 +311,13 @@ fn profiles(plan: &Plan) -> Section {
     section
         .line("headers passed on", passed)
         .line("trace headers", traced)
+}
+
+fn show_rule(rule: &RuleSpec) -> String {
+    match rule.note() {
+        Some(note) => format!("{} ({note})", rule::show(rule)),
+        None => rule::show(rule),
+    }
 }
 
 fn limits(plan: &Plan) -> Section {
@@ -475,6 +495,14 @@ mod tests {
             (&["--trace-headers", "w3c"], "  traceparent\n"),
             (&["--labels", "verbatim"], "byte for byte"),
             (&["--external-label", "a=b,c="], "a=b, c removed"),
+            (
+                &["--relabel", "action=\"drop\",regex=\"a,b\",source_labels=[\"c\"]"],
+                "action = \"drop\", source_labels = [\"c\"], regex = \"a,b\"",
+            ),
+            (
+                &["--relabel", "target_label = \"a.b\""],
+                "the rule for 'a.b' does nothing",
+            ),
             (&["--pass-header", "X-Scope-OrgID"], "x-scope-orgid"),
             (
                 &["--cores", "4", "--to", http],
