@@ -52,7 +52,7 @@ enum Command {
     /// Write one record to stdout as the HTTP request that it was, passed-on headers included.
     Cat(Cat),
     /// Send what waits for a destination, and mark what was accepted as done. No gateway may be running on the spool.
-    Drain(drain::Args),
+    Drain(Box<drain::Args>),
     /// Delete everything that waits for a destination. No gateway may be running on the spool.
     Drop(Drop),
 }
@@ -472,9 +472,9 @@ fn path(route: Route) -> &'static str {
 fn age(unix_ms: u64) -> String {
     let seconds = clock::unix_now().as_secs().saturating_sub(unix_ms / 1000);
     match seconds {
-        ..120 => format!("{seconds}s"),
-        ..7_200 => format!("{}m", seconds / 60),
-        ..172_800 => format!("{}h", seconds / 3_600),
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
     }
 }
