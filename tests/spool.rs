@@ -260,12 +260,14 @@ fn push_until_gone(address: SocketAddr, next: &AtomicUsize, is_over: &AtomicBool
 fn new_profiles_do_not_wait_for_the_backlog(engine: &str) {
     let (spool, absent) = (folder(), Absent::new());
     // One at a time, so that the order of arrival is the order of sending.
-    let gateway = start(engine, &absent.url(), spool.path(), &["--inflight", "1"]);
+    let mut gateway = start(engine, &absent.url(), spool.path(), &["--inflight", "1"]);
     push_all(&gateway, 0..200);
     wait_for_bytes_on_disk(spool.path(), 200 * (10 << 10));
     let peer = absent.appear();
     let first = number_of(&peer.next());
     assert!(first < 200, "the backlog comes");
+    // Until the probe's answer is there a new profile goes to disk, behind the backlog.
+    gateway.logged("destination is up again");
     push_all(&gateway, 1000..1005);
     let arrived: Vec<usize> = peer.take(204).iter().map(number_of).collect();
     let last_new = arrived
