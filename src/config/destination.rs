@@ -17,7 +17,7 @@ use url::Url;
 
 use self::auth::{AUTH_OPTIONS, AuthOptions, AuthPlan, is_field_text};
 use self::oauth2::{OAUTH2, OAUTH2_OPTIONS};
-use self::proxy::{PROXY_OPTIONS, ProxyOptions, ProxyPlan};
+use self::proxy::{PROXY_CONNECT_HEADER, PROXY_OPTIONS, ProxyOptions, ProxyPlan};
 use super::units::{parse_duration, parse_size};
 
 /// Header names that we set ourselves or that belong to one hop: `header.NAME` and `--pass-header` refuse them.
@@ -372,7 +372,7 @@ impl DestinationPlan {
                 let mut known: Vec<&str> = SHOWN_OPTIONS.to_vec();
                 known.extend(special.iter().filter(|key| !SHOWN_OPTIONS.contains(key)));
                 return Err(format!(
-                    "unknown option '{key}'; known: {}, header.NAME, header-file.NAME, oauth2.endpoint-param.NAME",
+                    "unknown option '{key}'; known: {}, header.NAME, header-file.NAME, oauth2.endpoint-param.NAME, proxy-connect-header.NAME",
                     known.join(", ")
                 ));
             }
@@ -436,6 +436,7 @@ pub fn is_known(key: &str) -> bool {
         || AUTH_OPTIONS.contains(&key)
         || PROXY_OPTIONS.contains(&key)
         || key.starts_with(OAUTH2)
+        || key.starts_with(PROXY_CONNECT_HEADER)
         || key.starts_with("header.")
         || key.starts_with("header-file.")
 }

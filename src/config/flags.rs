@@ -133,9 +133,7 @@ pub struct Flags {
     /// header.NAME, header-file.NAME, basic-auth.username, basic-auth.password, basic-auth.password-file, bearer-token,
     /// bearer-token-file, authorization.type, authorization.credentials, authorization.credentials-file,
     /// oauth2.client-id, oauth2.client-secret, oauth2.client-secret-file, oauth2.token-url, oauth2.scopes,
-    /// oauth2.endpoint-param.NAME, oauth2.proxy-url, oauth2.no-proxy, oauth2.proxy-from-environment, proxy-url,
-    /// no-proxy, proxy-from-environment. In the environment: one per line. With none given, profiles are archived in
-    /// ./profiles.
+    /// oauth2.endpoint-param.NAME, oauth2.proxy-url, oauth2.no-proxy, oauth2.proxy-from-environment, proxy-url, no-proxy, proxy-from-environment, proxy-connect-header.NAME. In the environment: one per line. With none given, profiles are archived in ./profiles.
     #[arg(long = "to", env = "PYROTEE_TO", value_name = "[NAME=]URL[,KEY=VALUE...]")]
     pub to: Vec<String>,
 

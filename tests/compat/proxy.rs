@@ -21,7 +21,7 @@ const FAR: &str = "pyroscope.invalid:4040";
 fn row_124_requests_go_through_the_proxy(engine: Engine) {
     let proxy = Scripted::healthy();
     let to = format!(
-        "a=http://us:er@{FAR}/base/,proxy-url=http://pr%20oxy:s3cret@{}",
+        "a=http://us:er@{FAR}/base/,proxy-url=http://pr%20oxy:s3cret@{},proxy-connect-header.X-Tunnel=only",
         proxy.address
     );
     let gateway = Gateway::start(engine, &["--to", &to]);
@@ -35,6 +35,7 @@ fn row_124_requests_go_through_the_proxy(engine: Engine) {
         let proxy = request.value("proxy-authorization");
         assert_eq!(proxy.as_deref(), Some("Basic cHIgb3h5OnMzY3JldA=="));
         assert_eq!(request.value("authorization").as_deref(), Some("Basic dXM6ZXI="));
+        assert_eq!(request.value("x-tunnel"), None, "for a CONNECT only");
     }
     assert_eq!(received[0].body, b"body");
     assert_eq!(received[0].connection, received[1].connection, "kept alive");
@@ -124,6 +125,7 @@ fn row_124_bad_proxies_are_an_error(_: Engine) {
         ("no-proxy=a", "needs proxy-url"),
         ("proxy-url=http://h:1,proxy-from-environment=true", "keep one"),
         ("proxy-from-environment=true,no-proxy=a", "NO_PROXY"),
+        ("proxy-connect-header.X-A=s3cret", "needs proxy-url"),
         ("proxy-url=http://u:s3cret@h:1,bogus=1", "unknown"),
     ] {
         let ended = run(&["run", "--to", &format!("http://h,{options}")]);

@@ -191,7 +191,9 @@ fn destination(one: &DestinationPlan, plan: &Plan) -> Section {
 fn proxies(plan: &ProxyPlan) -> Option<String> {
     match plan {
         ProxyPlan::None => None,
-        ProxyPlan::FromEnvironment => Some("what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say at start".into()),
+        ProxyPlan::FromEnvironment { .. } => {
+            Some("what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say at start".into())
+        }
         ProxyPlan::Rules(rules) => {
             let proxy = rules.http.as_ref().or(rules.https.as_ref())?;
             let but = match &rules.no_proxy {

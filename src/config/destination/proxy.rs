@@ -15,7 +15,7 @@ use base64::Engine as _;
 use serde::Serialize;
 use url::Url;
 
-use super::{Secret, host_of, percent_decode};
+use super::{Secret, host_of, percent_decode, valid_header, valid_header_value};
 
 /// Where a destination's proxy is, if it has one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -27,7 +27,10 @@ pub enum ProxyPlan {
     /// What the operator says.
     Rules(ProxyRules),
     /// What the environment says at start.
-    FromEnvironment,
+    FromEnvironment {
+        /// Headers of a `CONNECT`.
+        connect_headers: Vec<(String, Secret)>,
+    },
 }
 
 /// Which proxy a request takes.
@@ -39,6 +42,8 @@ pub struct ProxyRules {
     pub https: Option<Proxy>,
     /// Whom no proxy is taken for.
     pub no_proxy: NoProxy,
+    /// Headers of a `CONNECT`.
+    pub connect_headers: Vec<(String, Secret)>,
 }
 
 /// One proxy.
@@ -95,10 +100,14 @@ pub struct ProxyOptions {
     pub no_proxy: Option<String>,
     /// `proxy-from-environment`.
     pub from_environment: bool,
+    /// `proxy-connect-header.NAME`.
+    pub connect_headers: Vec<(String, Secret)>,
 }
 
 /// The options of `--to` that are set here.
 pub const PROXY_OPTIONS: [&str; 3] = ["proxy-url", "no-proxy", "proxy-from-environment"];
+/// What the names of the others begin with.
+pub const PROXY_CONNECT_HEADER: &str = "proxy-connect-header.";
 
 impl ProxyOptions {
     /// Takes the option `key` if it is one of ours. Returns whether it is.
@@ -106,6 +115,11 @@ impl ProxyOptions {
     /// # Errors
     /// A sentence that repeats no secret.
     pub fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
+        if let Some(name) = key.strip_prefix(PROXY_CONNECT_HEADER) {
+            let value = Secret::new(valid_header_value(name, value)?);
+            self.connect_headers.push((valid_header(name)?.to_owned(), value));
+            return Ok(true);
+        }
         match key {
             "proxy-url" => self.url = Some(Secret::new(value)),
             "no-proxy" => self.no_proxy = Some(value.to_owned()),
@@ -123,6 +137,7 @@ impl ProxyOptions {
     /// # Errors
     /// A sentence: options that exclude or need each other, a bad URL, a bad entry.
     pub fn plan(self) -> Result<ProxyPlan, String> {
+        let connect_headers = self.connect_headers;
         match (self.url, self.no_proxy, self.from_environment) {
             (Some(_), _, true) => {
                 Err("has both proxy-url and proxy-from-environment; keep one of them".into())
@@ -131,14 +146,18 @@ impl ProxyOptions {
                 Err("no-proxy has no effect with proxy-from-environment; set NO_PROXY".into())
             }
             (None, Some(_), false) => Err("no-proxy needs proxy-url".into()),
+            (None, None, false) if !connect_headers.is_empty() => {
+                Err("proxy-connect-header needs proxy-url or proxy-from-environment".into())
+            }
             (None, None, false) => Ok(ProxyPlan::None),
-            (None, None, true) => Ok(ProxyPlan::FromEnvironment),
+            (None, None, true) => Ok(ProxyPlan::FromEnvironment { connect_headers }),
             (Some(url), no_proxy, false) => {
                 let proxy = Proxy::parse(url.reveal()).map_err(|problem| format!("proxy-url {problem}"))?;
                 Ok(ProxyPlan::Rules(ProxyRules {
                     http: Some(proxy.clone()),
                     https: Some(proxy),
                     no_proxy: no_proxy.as_deref().map_or(Ok(NoProxy::Nobody), NoProxy::parse)?,
+                    connect_headers,
                 }))
             }
         }
@@ -151,11 +170,11 @@ impl ProxyPlan {
     /// # Errors
     /// A variable that holds no good proxy; its value is not repeated.
     pub fn rules(&self, environment: impl Fn(&str) -> Option<String>) -> Result<ProxyRules, String> {
-        match self {
+        let connect_headers = match self {
             Self::None => return Ok(ProxyRules::default()),
             Self::Rules(rules) => return Ok(rules.clone()),
-            Self::FromEnvironment => {}
-        }
+            Self::FromEnvironment { connect_headers } => connect_headers.clone(),
+        };
         let get = |name: &str| {
             let both = [name.to_owned(), name.to_ascii_lowercase()];
             both.into_iter()
@@ -170,6 +189,7 @@ impl ProxyPlan {
             https: proxy("HTTPS_PROXY")?,
             no_proxy: NoProxy::parse(&get("NO_PROXY").unwrap_or_default())
                 .map_err(|problem| format!("NO_PROXY: {problem}"))?,
+            connect_headers,
         })
     }
 }
@@ -406,6 +426,12 @@ mod tests {
                 "no-proxy and environment",
                 &[("no-proxy", "a"), ("proxy-from-environment", "true")],
                 "NO_PROXY",
+            ),
+            ("headers alone", &[("proxy-connect-header.X", "s3cret")], "needs"),
+            (
+                "a bad header",
+                &[url, ("proxy-connect-header.Host", "s3cret")],
+                "Host",
             ),
             (
                 "a bad truth",
