@@ -645,8 +645,21 @@ impl Reading {
             let option = format!("{prefix}proxy-from-environment");
             spec.options.push((option, Secret::new(truth.to_string())));
         }
-        let why = "is for tunnels to https:// destinations, which pyrotee does not send through a proxy yet";
-        fields.refuse("proxy_connect_header", why, &mut self.mistakes);
+        for pair in fields.object("proxy_connect_header", &mut self.mistakes) {
+            let Kind::List(values) = &pair.value.kind else {
+                self.mistakes
+                    .push(wrong_type(&pair.name, "a list of strings", &pair.value));
+                continue;
+            };
+            let [value] = &**values else {
+                self.wrong(pair.place, "a proxy_connect_header has one value here");
+                continue;
+            };
+            if let Some(value) = text_of(value, &pair.name, &mut self.mistakes) {
+                let option = format!("{prefix}proxy-connect-header.{}", pair.name);
+                spec.options.push((option, Secret::new(value)));
+            }
+        }
     }
 
     /// What pyrotee does not do, or does anyway.
@@ -983,8 +996,8 @@ pyroscope.write "out" {
                 "",
             ),
             (
-                "proxy_url = \"http://p\"\nno_proxy = \"a,b\"",
-                "proxy-url=http://p no-proxy=a,b",
+                "proxy_url = \"http://p\"\nno_proxy = \"a,b\"\nproxy_connect_header = { X = [\"1\"] }",
+                "proxy-url=http://p no-proxy=a,b proxy-connect-header.X=1",
                 "",
             ),
             (
