@@ -44,6 +44,9 @@ use crate::runtime::engine::Verdict;
 use crate::runtime::phase::{self, Phase, PhaseReceiver};
 use crate::runtime::pool::MemoryBudget;
 use crate::runtime::sweeper::Sweeper;
+use crate::runtime::tls::client::ClientSide;
+use crate::runtime::tls::files::{self, Watched};
+use crate::runtime::tls::server::ServerSide;
 use crate::runtime::{self, CoreId, socket};
 
 /// How often a shutdown looks whether all is done.
@@ -76,6 +79,7 @@ pub struct Gateway {
     spools: Spools,
     http: Vec<HttpDestination>,
     keepers: Vec<Keeper>,
+    certificates: Vec<Watched>,
     lookups: Option<mpsc::UnboundedReceiver<Lookup>>,
 }
 
@@ -105,9 +109,12 @@ impl Gateway {
     /// Binds every listener and starts every core. Nothing is left running when it fails.
     ///
     /// # Errors
-    /// An address that cannot be bound, a thread or a ring that cannot be had.
+    /// An address that cannot be bound, a certificate that cannot be used, a thread or a ring that cannot be had.
     pub fn start(plan: Plan, engine: Verdict) -> anyhow::Result<Self> {
         let plan = Arc::new(plan);
+        let mut certificates = Vec::new();
+        let tls = server_side(&plan, &mut certificates)?;
+        let clients = client_sides(&plan, &mut certificates)?;
         let (addresses, mut listeners) = bind(&plan)?;
         let memory = MemoryBudget::new(plan.memory_limit);
         let mut spools = Spools::open(&plan)?;
@@ -124,7 +131,7 @@ impl Gateway {
             http,
             keepers,
             calls,
-        } = prepare_http(&plan, &gates, &resolver)?;
+        } = prepare_http(&plan, &gates, clients, &resolver)?;
         let archives = start_archives(&plan, &gates)?;
         let connections = Arc::new(Connections::new(plan.conn_limit, plan.inbound_cores()));
         let tallies: Vec<Arc<Tally>> = (0..plan.inbound_cores()).map(|_| Arc::default()).collect();
@@ -138,6 +145,7 @@ impl Gateway {
             fanout: Arc::new(Fanout::new(gates.clone(), plan.overflow).with_calls(calls)),
             memory: memory.clone(),
             connections: connections.clone(),
+            tls,
             tally: Arc::default(),
             phase: phase_receiver.clone(),
         };
@@ -191,6 +199,7 @@ impl Gateway {
             spools,
             http,
             keepers,
+            certificates,
             lookups,
         })
     }
@@ -226,6 +235,13 @@ impl Gateway {
         }
         if let Some(lookups) = self.lookups.take() {
             tokio::task::spawn_local(dns::answer_lookups(lookups));
+        }
+    }
+
+    /// Starts reading certificates again when their files change. Must be called on a tokio `LocalSet`.
+    pub fn spawn_rotation(&mut self) {
+        for watched in self.certificates.drain(..).filter(|one| !one.files.is_empty()) {
+            tokio::task::spawn_local(files::keep_fresh(watched));
         }
     }
 
@@ -338,6 +354,33 @@ fn bind(plan: &Plan) -> anyhow::Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>)>
     Ok((addresses, all))
 }
 
+/// What handshakes with clients go by, if they speak TLS.
+fn server_side(plan: &Plan, certificates: &mut Vec<Watched>) -> anyhow::Result<Option<Arc<ServerSide>>> {
+    let Some(tls) = &plan.tls else { return Ok(None) };
+    let (side, watched) = ServerSide::load(tls.clone(), &["http/1.1"])?;
+    certificates.push(watched);
+    Ok(Some(side))
+}
+
+/// What handshakes with each destination go by; `None` for one in cleartext.
+fn client_sides(
+    plan: &Plan,
+    certificates: &mut Vec<Watched>,
+) -> anyhow::Result<Vec<Option<Arc<ClientSide>>>> {
+    let mut sides = Vec::new();
+    for one in &plan.destinations {
+        let Some(tls) = &one.tls else {
+            sides.push(None);
+            continue;
+        };
+        let (side, watched) =
+            ClientSide::load(tls.clone(), &one.name).with_context(|| format!("--to {}", one.name))?;
+        certificates.push(watched);
+        sides.push(Some(side));
+    }
+    Ok(sides)
+}
+
 /// Starts the thread of every archive.
 fn start_archives(plan: &Plan, gates: &[&'static Gate]) -> anyhow::Result<Vec<Archive>> {
     let mut archives = Vec::new();
@@ -375,10 +418,16 @@ struct Prepared {
 }
 
 /// Prepares the destinations that are servers. Reads their secret files.
-fn prepare_http(plan: &Plan, gates: &[&'static Gate], resolver: &Resolver) -> anyhow::Result<Prepared> {
+fn prepare_http(
+    plan: &Plan,
+    gates: &[&'static Gate],
+    clients: Vec<Option<Arc<ClientSide>>>,
+    resolver: &Resolver,
+) -> anyhow::Result<Prepared> {
     let instance = uuid::Uuid::new_v4().to_string();
     let mut prepared = Prepared::default();
-    for ((index, one), gate) in plan.destinations.iter().enumerate().zip(gates) {
+    let each = plan.destinations.iter().enumerate().zip(gates).zip(clients);
+    for (((index, one), gate), tls) in each {
         let DestinationTarget::Http { host, port, .. } = &one.target else {
             continue;
         };
@@ -392,7 +441,7 @@ fn prepare_http(plan: &Plan, gates: &[&'static Gate], resolver: &Resolver) -> an
         };
         let proxies = one.proxy.rules(|name| std::env::var(name).ok());
         let proxies = proxies.map_err(|problem| anyhow::anyhow!("--to {}: {problem}", one.name))?;
-        let via = proxies.via(false, host, *port).cloned();
+        let via = proxies.via(one.tls.is_some(), host, *port).cloned();
         let (host, port) = via
             .as_ref()
             .map_or((host, port), |proxy| (&proxy.host, &proxy.port));
@@ -419,6 +468,7 @@ fn prepare_http(plan: &Plan, gates: &[&'static Gate], resolver: &Resolver) -> an
         let setup = DestinationSetup {
             gate,
             plan: one.clone(),
+            tls,
             answers_wait,
             proxies,
             via,

@@ -95,13 +95,13 @@ fn a_bad_configuration_is_refused_with_everything_that_is_wrong() {
                 "--to",
                 "ftp://u:hunter2@h",
                 "--to",
-                "https://u:hunter2@h",
+                "https://u:hunter2@h,tls-cert-file=c",
                 "--to",
                 "a=http://h,inflight=0",
             ],
             &[
                 ("--to ftp://***@h", "http://HOST"),
-                ("--to https://***@h", "TLS"),
+                ("--to https://***@h", "tls-key-file"),
                 ("--to a=http://h", "1 to 4096"),
             ],
         ),
@@ -235,6 +235,7 @@ fn doctor_tells_what_the_host_allows() {
         "cpus",
         "cgroup cpu",
         "memory",
+        "root certificates",
         "archive folder",
     ] {
         let line = ended

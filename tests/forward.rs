@@ -774,7 +774,7 @@ fn bad_values_are_refused_with_flag_value_and_mend() {
         ("--listen", "nowhere", "invalid socket address"),
         ("--listen", "4040", "invalid socket address"),
         ("--admin", "nowhere", "off"),
-        ("--to", "https://h", "TLS"),
+        ("--to", "https://h,tls-cert-file=c", "tls-key-file"),
         ("--to", "ftp://h", "http://"),
         ("--to", "http://", "http://"),
         ("--to", "http://h,max-age=x", "max-age"),

@@ -15,7 +15,7 @@ pub fn meaning(reason: &str) -> &'static str {
 }
 
 /// The first match counts; a `*` at the end stands for anything.
-const MEANINGS: [(&str, &str); 47] = [
+const MEANINGS: [(&str, &str); 57] = [
     (
         "not_found",
         "No such path. Clients push to /ingest or /push.v1.PusherService/Push.",
@@ -136,6 +136,46 @@ const MEANINGS: [(&str, &str); 47] = [
     (
         "tls_on_plain_port",
         "A client speaks TLS to this plain HTTP port: its URL should begin with http://.",
+    ),
+    (
+        "http_on_tls_port",
+        "A client speaks cleartext HTTP to this TLS port: its URL should begin with https://.",
+    ),
+    (
+        "tls_certificate_missing",
+        "A client showed no certificate, and --tls-client-auth requires one.",
+    ),
+    (
+        "tls_certificate_unknown_authority",
+        "A client's certificate is signed by nobody in --tls-client-ca-file.",
+    ),
+    (
+        "tls_certificate_expired",
+        "A client's certificate has expired: it needs a new one.",
+    ),
+    (
+        "tls_certificate_*",
+        "A client's certificate cannot be used: broken, for another purpose, or not valid yet.",
+    ),
+    (
+        "tls_refused_by_client",
+        "A client broke the handshake off, mostly because it does not trust --tls-cert-file or looks for another name in it.",
+    ),
+    (
+        "tls_incompatible",
+        "A client knows no version of TLS or cipher suite that is spoken here; see --tls-min-version.",
+    ),
+    (
+        "tls_no_protocol",
+        "A client offers application protocols (ALPN) that are not spoken here.",
+    ),
+    (
+        "tls_timeout",
+        "A TLS handshake was not over within --read-timeout.",
+    ),
+    (
+        "tls_*",
+        "A connection that did not become TLS: broken off, or something else than TLS.",
     ),
     ("version_unsupported", "A version of HTTP other than 1.0 and 1.1."),
     ("expect_unknown", "An Expect header other than 100-continue."),

@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub uptime_seconds: f64,
     /// Where clients push to.
     pub listen: Vec<SocketAddr>,
+    /// Whether they speak TLS there.
+    pub tls: bool,
     /// Client connections, open and at most.
     pub connections: Share,
     /// Memory that bodies hold, in bytes, now and at most.
@@ -243,6 +245,7 @@ impl Snapshot {
             now_unix_ms: u64::try_from(unix_now.as_millis()).unwrap_or(u64::MAX),
             uptime_seconds: observed.uptime().as_secs_f64(),
             listen: observed.plan.listen.clone(),
+            tls: observed.plan.tls.is_some(),
             connections: Share {
                 used: observed.connections.open() as u64,
                 limit: observed.connections.limit() as u64,

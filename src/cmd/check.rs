@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Flags ─▶ Plan (the very code of `run`) ─▶ explain.rs: sections of lines ─▶ text or JSON
-//!                                        └▶ online.rs, with --online: names, connections, folders
+//!                                        └▶ online.rs, with --online: names, connections, TLS, folders
 //! ```
 //! Exit codes: 0 good, 64 the configuration cannot work (every mistake at once), 1 it can, but `--online` found trouble.
 //! Without `--online` it touches neither network nor disk. Credentials and header values are never shown.
@@ -22,7 +22,7 @@ pub struct Args {
     /// Those of `pyrotee run`.
     #[command(flatten)]
     pub flags: Flags,
-    /// Also resolve names, try to connect, and write to archive folders.
+    /// Also resolve names, try to connect and to speak TLS, read certificates, and write to archive folders.
     #[arg(long)]
     pub online: bool,
     /// Print JSON.

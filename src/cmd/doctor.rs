@@ -208,7 +208,13 @@ fn findings(facts: &Facts, conn_limit: u64) -> Vec<Finding> {
         time_wait(facts),
         fin_timeout(facts),
     ]);
-    all.extend([cpus(facts), cpu_quota(facts), memory(facts), archive(facts)]);
+    all.extend([
+        cpus(facts),
+        cpu_quota(facts),
+        memory(facts),
+        root_certificates(facts),
+        archive(facts),
+    ]);
     all
 }
 
@@ -546,6 +552,21 @@ fn memory(facts: &Facts) -> Finding {
     )
 }
 
+fn root_certificates(facts: &Facts) -> Finding {
+    const TOPIC: &str = "root certificates";
+    match facts.root_certificates {
+        0 => Finding::warn(
+            TOPIC,
+            "this system trusts none",
+            "For https:// destinations install ca-certificates, set SSL_CERT_FILE, or give tls-ca-file.",
+        ),
+        count => Finding::ok(
+            TOPIC,
+            format!("this system trusts {count}; https:// destinations can be verified"),
+        ),
+    }
+}
+
 fn archive(facts: &Facts) -> Finding {
     const TOPIC: &str = "archive folder";
     let name = facts.archive_name.display();
@@ -594,6 +615,7 @@ mod tests {
             cpus_online: Some(16),
             cgroup: CgroupLimits::default(),
             memory: Some(8 << 30),
+            root_certificates: 140,
             archive_name: "./profiles".into(),
             archive: Ok(50 << 30),
         }
@@ -629,7 +651,13 @@ mod tests {
     #[test]
     fn each_trouble_is_told_with_advice() {
         type Spoil = fn(&mut Facts);
-        let cases: [(&str, Spoil, Level, &str); 24] = [
+        let cases: [(&str, Spoil, Level, &str); 25] = [
+            (
+                "root certificates",
+                |f| f.root_certificates = 0,
+                Level::Warn,
+                "ca-certificates",
+            ),
             (
                 "kernel",
                 |f| f.kernel = "5.4.0-generic".into(),

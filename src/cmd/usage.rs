@@ -294,7 +294,7 @@ mod tests {
             "--to",
             "ftp://x",
             "--to",
-            "https://y",
+            "https://y,tls-cert-file=c",
             "--conn-limit=many",
             "--listen",
             "nowhere",

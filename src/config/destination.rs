@@ -18,6 +18,7 @@ use url::Url;
 use self::auth::{AUTH_OPTIONS, AuthOptions, AuthPlan, is_field_text};
 use self::oauth2::{OAUTH2, OAUTH2_OPTIONS};
 use self::proxy::{PROXY_CONNECT_HEADER, PROXY_OPTIONS, ProxyOptions, ProxyPlan};
+use super::tls::ClientTls;
 use super::units::{parse_duration, parse_size};
 
 /// Header names that we set ourselves or that belong to one hop: `header.NAME` and `--pass-header` refuse them.
@@ -48,7 +49,7 @@ const FILE_OPTIONS: [&str; 5] = [
 ];
 
 /// Options whose value is no secret, so that a message may repeat it.
-const SHOWN_OPTIONS: [&str; 17] = [
+const SHOWN_OPTIONS: [&str; 23] = [
     "queue-limit",
     "spool-limit",
     "max-age",
@@ -66,6 +67,12 @@ const SHOWN_OPTIONS: [&str; 17] = [
     "oauth2.scopes",
     "no-proxy",
     "proxy-from-environment",
+    "tls-ca-file",
+    "tls-cert-file",
+    "tls-key-file",
+    "tls-server-name",
+    "tls-insecure-skip-verify",
+    "tls-min-version",
 ];
 
 /// A value that no log line, page, metric or answer ever shows.
@@ -100,7 +107,7 @@ impl Serialize for Secret {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DestinationTarget {
-    /// A server that takes what Pyroscope takes.
+    /// A server that takes what Pyroscope takes, in cleartext or (where the plan has TLS) not.
     Http {
         /// Name or address to resolve and connect to.
         host: String,
@@ -127,6 +134,8 @@ pub struct DestinationPlan {
     pub name: String,
     /// Where it is.
     pub target: DestinationTarget,
+    /// How it is spoken to, where its URL says `https`.
+    pub tls: Option<ClientTls>,
     /// Headers set on every request to it, in order given. Values are secrets.
     pub headers: Vec<(String, Secret)>,
     /// Headers whose value is the trimmed content of a file, read again when it changes.
@@ -231,7 +240,12 @@ impl DestinationSpec {
     /// # Errors
     /// A sentence: what is wrong and what to write instead. It never repeats a password.
     pub fn plan(&self, defaults: &DestinationDefaults) -> Result<DestinationPlan, String> {
-        let (target, default_name, credentials) = parse_target(self.url.reveal())?;
+        let Address {
+            target,
+            tls,
+            default_name,
+            credentials,
+        } = parse_target(self.url.reveal())?;
         let name = match &self.name {
             Some(name) => valid_name(name)?.to_owned(),
             None => default_name,
@@ -239,6 +253,7 @@ impl DestinationSpec {
         let mut plan = DestinationPlan {
             name,
             target,
+            tls,
             headers: Vec::new(),
             header_files: Vec::new(),
             auth: AuthPlan::None,
@@ -275,7 +290,7 @@ impl DestinationSpec {
             }
             if !plan.is_http() && !FILE_OPTIONS.contains(&&**key) {
                 return Err(format!(
-                    "option '{key}' is for http:// destinations; a folder knows {}",
+                    "option '{key}' is for http:// and https:// destinations; a folder knows {}",
                     FILE_OPTIONS.join(", ")
                 ));
             }
@@ -288,6 +303,7 @@ impl DestinationSpec {
         auth.has_own_header = plan.sets_header("authorization");
         plan.auth = auth.plan()?;
         plan.proxy = proxy.plan()?;
+        plan.tls.as_ref().map_or(Ok(()), ClientTls::check)?;
         let limits = DestinationDefaults {
             queue_limit: plan.queue_limit,
             spool_limit: plan.spool_limit,
@@ -339,6 +355,14 @@ impl DestinationPlan {
             let file = auth::file(key, value)?;
             self.header_files.push((valid_header(header)?.to_owned(), file));
             return Ok(());
+        }
+        if let Some(option) = key.strip_prefix("tls-") {
+            let tls = self.tls.as_mut();
+            let tls =
+                tls.ok_or_else(|| format!("option '{key}' is for https:// destinations; write https://"))?;
+            if tls.set(option, value)? {
+                return Ok(());
+            }
         }
         let number = || {
             value
@@ -466,50 +490,67 @@ fn valid_name(name: &str) -> Result<&str, String> {
     Ok(name)
 }
 
-fn parse_target(text: &str) -> Result<(DestinationTarget, String, Option<Secret>), String> {
+/// What a URL says.
+struct Address {
+    target: DestinationTarget,
+    tls: Option<ClientTls>,
+    default_name: String,
+    credentials: Option<Secret>,
+}
+
+fn parse_target(text: &str) -> Result<Address, String> {
     if let Some(directory) = text.strip_prefix("file:") {
         let directory = directory.strip_prefix("//").unwrap_or(directory);
         if directory.is_empty() {
             return Err("file: needs a folder, such as file:./profiles".into());
         }
-        let target = DestinationTarget::File {
-            directory: PathBuf::from(directory),
-        };
-        return Ok((target, "archive".into(), None));
+        return Ok(Address {
+            target: DestinationTarget::File {
+                directory: PathBuf::from(directory),
+            },
+            tls: None,
+            default_name: "archive".into(),
+            credentials: None,
+        });
     }
-    if text.starts_with("https://") {
-        return Err(
-            "https:// destinations are not supported yet (the TLS work is to come); use http:// to a \
-                    local TLS proxy until then"
-                .into(),
-        );
-    }
-    if !text.starts_with("http://") {
-        return Err("is no destination; write http://HOST[:PORT][/PATH] or file:DIR".into());
-    }
+    let default_port = match text.split_once("://") {
+        Some(("http", _)) => 80,
+        Some(("https", _)) => 443,
+        _ => {
+            return Err(
+                "is no destination; write http://HOST[:PORT][/PATH], https://HOST[:PORT][/PATH] or file:DIR"
+                    .into(),
+            );
+        }
+    };
     let url = Url::parse(text).map_err(|error| format!("is no good URL: {error}"))?;
     let host = url
         .host_str()
         .filter(|host| !host.is_empty())
         .ok_or("has no host in its URL")?
         .to_owned();
-    let port = url.port().unwrap_or(80);
+    let port = url.port().unwrap_or(default_port);
     if port == 0 {
         return Err("port 0 cannot be connected to".into());
     }
-    let authority = if port == 80 {
+    let authority = if port == default_port {
         host.clone()
     } else {
         format!("{host}:{port}")
     };
-    let target = DestinationTarget::Http {
-        host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
-        port,
-        ingest_path: join_clean(url.path(), "ingest"),
-        push_path: format!("{}/push.v1.PusherService/Push", url.path().trim_end_matches('/')),
-        authority: authority.clone(),
-    };
-    Ok((target, authority, credentials(&url)?))
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok(Address {
+        tls: (url.scheme() == "https").then(|| ClientTls::new(&host)),
+        target: DestinationTarget::Http {
+            host,
+            port,
+            ingest_path: join_clean(url.path(), "ingest"),
+            push_path: format!("{}/push.v1.PusherService/Push", url.path().trim_end_matches('/')),
+            authority: authority.clone(),
+        },
+        default_name: authority,
+        credentials: credentials(&url)?,
+    })
 }
 
 /// The host of a URL as it is connected to: an IPv6 address without its brackets.
@@ -644,6 +685,8 @@ mod tests {
                 "/x/y/ingest",
                 "//x/y/push.v1.PusherService/Push",
             ),
+            ("https://a/b", "a", "/b/ingest", "/b/push.v1.PusherService/Push"),
+            ("https://a:80", "a:80", "/ingest", "/push.v1.PusherService/Push"),
             (
                 "http://[::1]:9/",
                 "[::1]:9",
@@ -695,12 +738,43 @@ mod tests {
     }
 
     #[test]
+    fn https_has_a_port_and_options_of_its_own() {
+        let plan = parse(
+            "https://[::1],tls-ca-file=ca.pem,tls-cert-file=c.pem,tls-key-file=k.pem,tls-server-name=push.example,\
+             tls-min-version=TLS13",
+        )
+        .unwrap();
+        let DestinationTarget::Http { host, port, .. } = &plan.target else {
+            panic!("a server")
+        };
+        assert_eq!((host.as_str(), *port), ("::1", 443));
+        let tls = plan.tls.unwrap();
+        assert_eq!(tls.ca_file, Some("ca.pem".into()));
+        assert_eq!(
+            (tls.cert_file, tls.key_file),
+            (Some("c.pem".into()), Some("k.pem".into()))
+        );
+        assert_eq!(tls.server_name, "push.example");
+        assert_eq!(parse("https://h:1").unwrap().tls, Some(ClientTls::new("h")));
+        assert_eq!(parse("http://h:443").unwrap().tls, None);
+    }
+
+    #[test]
     fn wrong_values_are_refused_with_the_reason() {
         for (text, reason) in [
             ("", "no destination"),
             ("ftp://x", "no destination"),
-            ("https://x", "TLS"),
+            ("https:x", "no destination"),
             ("http://", "URL"),
+            ("https://", "URL"),
+            ("https://x,tls-cert-file=c", "tls-key-file"),
+            ("https://x,tls-key-file=k", "tls-cert-file"),
+            ("https://x,tls-ca-file=", "path"),
+            ("https://x,tls-min-version=TLS11", "TLS12"),
+            ("https://x,tls-insecure-skip-verify=1", "true or false"),
+            ("https://x,tls-server-name=a b", "tls-server-name"),
+            ("https://x,tls-colour=red", "unknown option 'tls-colour'"),
+            ("http://x,tls-ca-file=ca.pem", "https://"),
             ("http://x:99999", "URL"),
             ("http://x:0", "port 0"),
             ("file:", "folder"),
@@ -709,7 +783,7 @@ mod tests {
             ("http://x,inflight=0", "inflight"),
             ("http://x,inflight=1,inflight=2", "twice"),
             ("http://x,max-age=5", "unit"),
-            ("file:x,inflight=3", "http:// destinations"),
+            ("file:x,inflight=3", "https:// destinations"),
             ("http://x,colour=red", "unknown option 'colour'"),
             ("http://x,header.Host=y", "Host"),
             ("http://x,min-backoff=10s,max-backoff=1s", "longer"),
@@ -718,7 +792,7 @@ mod tests {
             ("http://x,bearer-token=t,basic-auth.username=u", "both"),
             ("http://x,header-file.Host=/f", "Host"),
             ("http://x,header-file.X-Key=", "path"),
-            ("file:x,bearer-token=t", "http:// destinations"),
+            ("file:x,bearer-token=t", "https:// destinations"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");

@@ -11,6 +11,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 use serde::Serialize;
 
+use super::tls::{ClientAuth, TlsVersion};
 use super::units::{parse_duration, parse_size};
 use crate::runtime::engine::EngineChoice;
 
@@ -127,13 +128,37 @@ pub struct Flags {
     )]
     pub admin: String,
 
-    /// Where profiles go; repeat for several. `http://HOST[:PORT][/PATH]` or `file:DIR`, with an optional name in front
-    /// and options behind: `eu=http://pyroscope:4040,max-age=30m,header.X-Scope-OrgID=team`. Options: queue-limit,
-    /// max-age, inflight, remote-timeout, min-backoff, max-backoff, max-retries, retry-on-http-429, follow-redirects,
-    /// header.NAME, header-file.NAME, basic-auth.username, basic-auth.password, basic-auth.password-file, bearer-token,
-    /// bearer-token-file, authorization.type, authorization.credentials, authorization.credentials-file,
-    /// oauth2.client-id, oauth2.client-secret, oauth2.client-secret-file, oauth2.token-url, oauth2.scopes,
-    /// oauth2.endpoint-param.NAME, oauth2.proxy-url, oauth2.no-proxy, oauth2.proxy-from-environment, proxy-url, no-proxy, proxy-from-environment, proxy-connect-header.NAME. In the environment: one per line. With none given, profiles are archived in ./profiles.
+    /// Certificate chain (PEM) that clients are shown; with it every --listen address speaks TLS. Read again when it
+    /// changes.
+    #[arg(long, env = "PYROTEE_TLS_CERT_FILE", value_name = "FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+
+    /// Private key (PEM) of --tls-cert-file. Read again when it changes.
+    #[arg(long, env = "PYROTEE_TLS_KEY_FILE", value_name = "FILE")]
+    pub tls_key_file: Option<PathBuf>,
+
+    /// Certificates (PEM) that sign those of clients; --tls-client-auth says what for. Read again when it changes.
+    #[arg(long, env = "PYROTEE_TLS_CLIENT_CA_FILE", value_name = "FILE")]
+    pub tls_client_ca_file: Option<PathBuf>,
+
+    /// Whether clients show certificates [default: NoClientCert].
+    #[arg(long, env = "PYROTEE_TLS_CLIENT_AUTH", value_name = "POLICY")]
+    pub tls_client_auth: Option<ClientAuth>,
+
+    /// The oldest version of TLS that clients may speak [default: TLS12].
+    #[arg(long, env = "PYROTEE_TLS_MIN_VERSION", value_name = "VERSION")]
+    pub tls_min_version: Option<TlsVersion>,
+
+    /// Where profiles go; repeat for several. `http://HOST[:PORT][/PATH]`, `https://...` or `file:DIR`, with an optional
+    /// name in front and options behind: `eu=http://pyroscope:4040,max-age=30m,header.X-Scope-OrgID=team`. Options:
+    /// queue-limit, spool-limit, max-age, inflight, remote-timeout, min-backoff, max-backoff, max-retries,
+    /// retry-on-http-429, follow-redirects, header.NAME, header-file.NAME, basic-auth.username, basic-auth.password,
+    /// basic-auth.password-file, bearer-token, bearer-token-file, authorization.type, authorization.credentials,
+    /// authorization.credentials-file, oauth2.client-id, oauth2.client-secret, oauth2.client-secret-file,
+    /// oauth2.token-url, oauth2.scopes, oauth2.endpoint-param.NAME, oauth2.proxy-url, oauth2.no-proxy,
+    /// oauth2.proxy-from-environment, proxy-url, no-proxy, proxy-from-environment, proxy-connect-header.NAME, and for
+    /// https tls-ca-file, tls-cert-file, tls-key-file, tls-server-name, tls-insecure-skip-verify, tls-min-version. In the
+    /// environment: one per line. With none given, profiles are archived in ./profiles.
     #[arg(long = "to", env = "PYROTEE_TO", value_name = "[NAME=]URL[,KEY=VALUE...]")]
     pub to: Vec<String>,
 

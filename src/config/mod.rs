@@ -12,6 +12,7 @@ pub mod alloy;
 pub mod destination;
 pub mod flags;
 pub mod plan;
+pub mod tls;
 pub mod units;
 
 pub use alloy::blocks::FileConfig;
@@ -21,3 +22,4 @@ pub use destination::proxy::{Proxy, ProxyPlan, ProxyRules};
 pub use destination::{DestinationPlan, DestinationTarget, Secret};
 pub use flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, SpoolOrphans, SpoolSync, TraceHeaders};
 pub use plan::{Host, Plan, PlanError, PlanErrors, SpoolPlan};
+pub use tls::{ClientAuth, ClientTls, ServerTls, TlsVersion};

@@ -11,6 +11,7 @@ use super::alloy::blocks::FileConfig;
 use super::alloy::{Place, rule};
 use super::destination::{DestinationDefaults, DestinationPlan, is_known, is_shown, valid_header};
 use super::flags::{AckPolicy, Flags, LabelMode, LogFormat, Overflow, SpoolOrphans, SpoolSync, TraceHeaders};
+use super::tls::{ClientAuth, ServerTls};
 use super::units::show_size;
 use crate::profile::relabel::{Relabel, RuleSpec};
 use crate::runtime::engine::EngineChoice;
@@ -38,6 +39,8 @@ pub struct Host {
 pub struct Plan {
     /// Addresses that clients push to.
     pub listen: Vec<SocketAddr>,
+    /// TLS on those addresses, if they speak it.
+    pub tls: Option<ServerTls>,
     /// Address of the admin port, if there is one.
     pub admin: Option<SocketAddr>,
     /// Where profiles go; never empty.
@@ -177,6 +180,7 @@ impl Plan {
         );
         let plan = Self {
             listen: listen(flags, &mut errors),
+            tls: server_tls(flags, &mut errors),
             admin: admin(flags, &mut errors),
             external_labels: external_labels(flags, &mut errors),
             relabel: relabel(flags, file, &mut errors),
@@ -619,6 +623,54 @@ fn listen(flags: &Flags, errors: &mut Errors) -> Vec<SocketAddr> {
     flags.listen.clone()
 }
 
+/// Row 134 (D): Alloy serves cleartext where one of the two is missing.
+fn server_tls(flags: &Flags, errors: &mut Errors) -> Option<ServerTls> {
+    let shown = |file: &PathBuf| file.display().to_string();
+    let client_auth = flags.tls_client_auth.unwrap_or_default();
+    match (&flags.tls_client_ca_file, client_auth) {
+        (Some(file), ClientAuth::NoClientCert) => errors.add(
+            "--tls-client-ca-file",
+            shown(file),
+            "has no effect without a policy; give --tls-client-auth RequireAndVerifyClientCert, or another one",
+        ),
+        (None, policy) if policy.verifies() => errors.add(
+            "--tls-client-auth",
+            policy.name(),
+            "needs --tls-client-ca-file: it says whose certificates are good",
+        ),
+        _ => {}
+    }
+    match (&flags.tls_cert_file, &flags.tls_key_file) {
+        (Some(cert_file), Some(key_file)) => Some(ServerTls {
+            cert_file: cert_file.clone(),
+            key_file: key_file.clone(),
+            client_ca_file: flags.tls_client_ca_file.clone(),
+            client_auth,
+            min_version: flags.tls_min_version.unwrap_or_default(),
+        }),
+        (Some(cert_file), None) => {
+            let problem = "needs --tls-key-file beside it; without both nothing would be encrypted";
+            errors.add("--tls-cert-file", shown(cert_file), problem);
+            None
+        }
+        (None, Some(key_file)) => {
+            let problem = "needs --tls-cert-file beside it; without both nothing would be encrypted";
+            errors.add("--tls-key-file", shown(key_file), problem);
+            None
+        }
+        (None, None) => {
+            let without = "has no effect without --tls-cert-file and --tls-key-file";
+            if let Some(policy) = flags.tls_client_auth {
+                errors.add("--tls-client-auth", policy.name(), without);
+            }
+            if let Some(version) = flags.tls_min_version {
+                errors.add("--tls-min-version", format!("{version:?}"), without);
+            }
+            None
+        }
+    }
+}
+
 fn admin(flags: &Flags, errors: &mut Errors) -> Option<SocketAddr> {
     if flags.admin == "off" {
         return None;
@@ -797,7 +849,6 @@ mod tests {
                 "twice",
             ),
             (&["--to", "http://a:1", "--to", "http://a:1"], "--to", "NAME="),
-            (&["--to", "https://a"], "--to", "TLS"),
             (&["--ack", "stored", "--to", "http://a:1"], "--ack", "--spool DIR"),
             (
                 &["--spool", "s", "--to", "http://a:1", "--spool-limit", "1MiB"],
@@ -809,6 +860,43 @@ mod tests {
                 &["--spool", "s", "--to", "file:x,spool-limit=1GiB"],
                 "--to",
                 "folder",
+            ),
+            (&["--to", "https://a,tls-cert-file=c"], "--to", "tls-key-file"),
+            (&["--tls-cert-file", "c"], "--tls-cert-file", "--tls-key-file"),
+            (&["--tls-key-file", "k"], "--tls-key-file", "--tls-cert-file"),
+            (
+                &["--tls-client-auth", "RequestClientCert"],
+                "--tls-client-auth",
+                "--tls-cert-file",
+            ),
+            (
+                &["--tls-min-version", "TLS13"],
+                "--tls-min-version",
+                "--tls-cert-file",
+            ),
+            (
+                &[
+                    "--tls-cert-file",
+                    "c",
+                    "--tls-key-file",
+                    "k",
+                    "--tls-client-ca-file",
+                    "a",
+                ],
+                "--tls-client-ca-file",
+                "--tls-client-auth",
+            ),
+            (
+                &[
+                    "--tls-cert-file",
+                    "c",
+                    "--tls-key-file",
+                    "k",
+                    "--tls-client-auth",
+                    "VerifyClientCertIfGiven",
+                ],
+                "--tls-client-auth",
+                "--tls-client-ca-file",
             ),
             (&["--external-label", "x"], "--external-label", "KEY=VALUE"),
             (

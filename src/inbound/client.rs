@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use monoio::io::{AsyncWriteRentExt, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
 use smallvec::SmallVec;
 
+use super::handshake;
 use super::inlet::{Inlet, ReceiveError};
 use super::tally::{Closed, RouteLabel};
 use super::understand::{Dress, Refusal, dress, ingest_query, message, push_body};
@@ -35,7 +35,9 @@ use crate::profile::route::{Route, Routed, route};
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::pool::Charge;
 use crate::runtime::socket;
+use crate::runtime::stream::{self, Reader, Writer};
 use crate::runtime::sweeper::{Ended, Expiry, Watch, YIELD_IDLE_MIN};
+use crate::runtime::tls::server::ServerSide;
 
 /// A refused request's body of at most this many bytes is read and thrown away, so that the connection lives on.
 const SKIP_BYTES_MAX: u64 = 1 << 20;
@@ -57,31 +59,25 @@ const TURN_MIN: Duration = Duration::from_millis(1);
 const DISK_LOOKS: usize = 200;
 const DISK_LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// Serves one connection to its end.
-pub async fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) {
+/// Serves one connection in cleartext to its end. Whatever is built before the first wait is not part of what a connection
+/// holds.
+pub fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) -> impl Future<Output = ()> {
+    socket::tune_client(&stream);
+    let watch = Rc::new(inbound.sweeper.watch(stream.as_raw_fd()));
+    let fd = stream.as_raw_fd();
+    Client::new(fd, stream::plain(stream), watch, inbound).run(place)
+}
+
+/// Serves one connection in TLS to its end.
+pub async fn serve_tls(stream: TcpStream, inbound: Rc<Inbound>, side: Arc<ServerSide>, place: Place) {
     socket::tune_client(&stream);
     let fd = stream.as_raw_fd();
     let watch = Rc::new(inbound.sweeper.watch(fd));
-    let (read, write) = stream.into_split();
-    let setup = &inbound.setup;
-    let inlet = Inlet::new(read, watch.clone(), setup.memory.clone(), setup.tally.clone());
-    let mut client = Client {
-        retire_at: inbound.retire_at(),
-        closed: Closed::Client,
-        inbound,
-        fd,
-        watch,
-        inlet,
-        write,
-        out: Vec::new(),
-        idle_since: clock::now(),
-    };
-    // A connection is idle most of its life: what serving a request needs (3 KiB of state) lives on the heap only as long
-    // as the request.
-    while client.wait().await && Box::pin(client.serve_one()).await {}
-    client.inbound.setup.tally.closed(client.closed);
-    drop(client);
-    drop(place);
+    // A handshake needs much memory and little time: it lives on the heap only as long as it takes.
+    let shaken = Box::pin(handshake::shake_hands(stream, &inbound, &side, &watch)).await;
+    if let Some(halves) = shaken {
+        Client::new(fd, halves, watch, inbound).run(place).await;
+    }
 }
 
 pub(super) struct Client {
@@ -93,7 +89,7 @@ pub(super) struct Client {
     fd: RawFd,
     pub(super) watch: Rc<Watch>,
     pub(super) inlet: Inlet,
-    write: OwnedWriteHalf<TcpStream>,
+    writer: Writer,
     out: Vec<u8>,
     /// When the last answer was out, or the connection came.
     idle_since: Mono,
@@ -129,6 +125,34 @@ pub(super) enum BodyState {
 }
 
 impl Client {
+    fn new(fd: RawFd, (reader, writer): (Reader, Writer), watch: Rc<Watch>, inbound: Rc<Inbound>) -> Self {
+        let setup = &inbound.setup;
+        let inlet = Inlet::new(reader, watch.clone(), setup.memory.clone(), setup.tally.clone());
+        Self {
+            retire_at: inbound.retire_at(),
+            closed: Closed::Client,
+            inbound,
+            fd,
+            watch,
+            inlet,
+            writer,
+            out: Vec::new(),
+            idle_since: clock::now(),
+        }
+    }
+
+    /// A connection is idle most of its life, so this future is small: what serving a request needs (3 KiB of state) lives
+    /// on the heap only as long as the request, and `self` is captured as it is (an `async fn` would keep it twice).
+    fn run(self, place: Place) -> impl Future<Output = ()> {
+        let mut client = self;
+        async move {
+            while client.wait().await && Box::pin(client.serve_one()).await {}
+            client.inbound.setup.tally.closed(client.closed);
+            drop(client);
+            drop(place);
+        }
+    }
+
     /// Waits for the next request. Returns whether there is one. A request may be on its way when a shutdown begins, so even
     /// then it is waited for, a moment.
     async fn wait(&mut self) -> bool {
@@ -444,7 +468,7 @@ impl Client {
         let plan = &self.inbound.setup.plan;
         self.watch
             .arm(clock::now().after(plan.write_timeout), Expiry::Stop);
-        let (sent, _) = self.write.write_all(answer::CONTINUE).await;
+        let (sent, _) = self.writer.write_all(answer::CONTINUE).await;
         self.watch
             .arm(started.after(plan.read_timeout), Expiry::StopReceiving);
         if sent.is_err() {
@@ -689,7 +713,7 @@ impl Client {
         // Exact enough: timeouts are kept to within a sweep, and no core goes longer without reading the clock.
         let deadline = clock::recent().after(self.inbound.setup.plan.write_timeout);
         self.watch.arm(deadline, Expiry::Stop);
-        let (sent, out) = self.write.write_all(std::mem::take(&mut self.out)).await;
+        let (sent, out) = self.writer.write_all(std::mem::take(&mut self.out)).await;
         self.out = out;
         self.out.clear();
         self.out.shrink_to(ANSWER_BYTES_KEPT);
@@ -699,6 +723,7 @@ impl Client {
 
     async fn send_and_linger(&mut self) {
         if self.send().await {
+            self.writer.finish();
             socket::stop_sending(self.fd);
             self.watch.arm(clock::now().after(LINGER), Expiry::Stop);
             self.inlet.linger().await;

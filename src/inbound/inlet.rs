@@ -13,14 +13,12 @@
 //! Memory: every buffer above [`BUFFER_BYTES_MIN`] is charged to `--memory-limit` from the moment it is taken, the small
 //! ones from the moment they hold a body. So what is not counted is at most [`BUFFER_BYTES_MIN`] per connection.
 
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use monoio::buf::IoBufMut;
-use monoio::io::{AsyncReadRent, CancelableAsyncReadRent, OwnedReadHalf};
-use monoio::net::TcpStream;
+use monoio::io::CancelableAsyncReadRent;
 use smallvec::SmallVec;
 
 use super::tally::{CopySite, Tally};
@@ -29,6 +27,7 @@ use crate::http::{
     RequestHead,
 };
 use crate::runtime::pool::{self, BUFFER_BYTES_MIN, Buffer, Charge, MemoryBudget};
+use crate::runtime::stream::Reader;
 use crate::runtime::sweeper::Watch;
 
 /// Largest first buffer of a request: bigger bodies get a buffer of their own size once their head is known.
@@ -95,11 +94,11 @@ pub enum ReceiveError {
 
 /// The receiving side of one client connection.
 pub struct Inlet {
-    read: OwnedReadHalf<TcpStream>,
+    reader: Reader,
     watch: Rc<Watch>,
     memory: Arc<MemoryBudget>,
     tally: Arc<Tally>,
-    reader: HeadReader,
+    heads: HeadReader,
     buffer: Buffer,
     charge: Option<Charge>,
     /// `buffer[start..]` is the request at hand.
@@ -111,19 +110,14 @@ pub struct Inlet {
 }
 
 impl Inlet {
-    /// Receives from `read`.
-    pub fn new(
-        read: OwnedReadHalf<TcpStream>,
-        watch: Rc<Watch>,
-        memory: Arc<MemoryBudget>,
-        tally: Arc<Tally>,
-    ) -> Self {
+    /// Receives from `reader`.
+    pub fn new(reader: Reader, watch: Rc<Watch>, memory: Arc<MemoryBudget>, tally: Arc<Tally>) -> Self {
         Self {
-            read,
+            reader,
             watch,
             memory,
             tally,
-            reader: HeadReader::new(HeadLimits::default()),
+            heads: HeadReader::new(HeadLimits::default()),
             buffer: Buffer::new(),
             charge: None,
             start: 0,
@@ -150,9 +144,14 @@ impl Inlet {
                 let buffer = std::mem::take(&mut self.buffer);
                 let room = if is_quiet { QUIET_BYTES } else { buffer.capacity() };
                 let cancel = self.watch.cancel_handle(!is_quiet);
-                let waiting = self.read.cancelable_read(buffer.slice_mut(0..room), cancel);
-                let (result, slice) = waiting.await;
-                (result, slice.into_inner())
+                // Spelled out here, not behind `Reader`: this is what an idle connection is made of.
+                match &mut self.reader {
+                    Reader::Plain(read) => {
+                        let (result, slice) = read.cancelable_read(buffer.slice_mut(0..room), cancel).await;
+                        (result, slice.into_inner())
+                    }
+                    Reader::Tls(tls) => Box::pin(tls.read(buffer, room, Some(cancel))).await,
+                }
             };
             self.buffer = buffer;
             match result {
@@ -183,9 +182,9 @@ impl Inlet {
 
     /// Reads a head. The bytes it spans are [`Inlet::head_bytes`], until the body is received.
     pub async fn head(&mut self) -> Result<RequestHead, ReceiveError> {
-        self.reader.reset();
+        self.heads.reset();
         loop {
-            match self.reader.read(&self.buffer[self.start..])? {
+            match self.heads.read(&self.buffer[self.start..])? {
                 Progress::Complete(head) => return Ok(head),
                 Progress::Partial => {}
             }
@@ -511,10 +510,8 @@ impl Inlet {
 
     /// Receives behind what is there, up to `end`.
     async fn fill_to(&mut self, end: usize) -> Result<(), ReceiveError> {
-        let buffer = std::mem::take(&mut self.buffer);
-        let start = buffer.len();
-        let (result, slice): (io::Result<usize>, _) = self.read.read(buffer.slice_mut(start..end)).await;
-        self.buffer = slice.into_inner();
+        let (result, buffer) = self.reader.read(std::mem::take(&mut self.buffer), end).await;
+        self.buffer = buffer;
         match result {
             Ok(1..) => Ok(()),
             _ if self.watch.expired() => Err(ReceiveError::TimedOut),

@@ -7,9 +7,12 @@
 //! times a second since when its own longest-idle one is idle, so that "longest" is true to within that. When none is idle the
 //! new client waits, at most [`ROOM_WAIT`], and is then told 503, so nobody hangs. Clients behind it wait in the kernel's
 //! backlog. Where file descriptors run out before the limit is reached, idle connections make room likewise.
+//!
+//! With TLS a connection begins with a handshake (`handshake`).
 
 pub mod client;
 mod debuginfo;
+mod handshake;
 pub mod inlet;
 pub mod tally;
 pub mod understand;
@@ -38,6 +41,7 @@ use crate::runtime::phase::{self, Phase, PhaseReceiver};
 use crate::runtime::pool::MemoryBudget;
 use crate::runtime::socket;
 use crate::runtime::sweeper::{SWEEP_EVERY, Sweeper};
+use crate::runtime::tls::server::ServerSide;
 use tally::Tally;
 
 /// How long a client beyond the connection limit waits for room.
@@ -64,6 +68,9 @@ const SCRATCH_BYTES_KEPT: usize = 64 << 10;
 const LAST_ACCEPT_WAIT: Duration = Duration::from_millis(5);
 /// How long it stays open at most, where somebody always comes.
 const LAST_ACCEPTS_MAX: Duration = Duration::from_millis(100);
+
+/// How long the last word to a client that is not served may take to arrive.
+const PARTING_MAX: Duration = Duration::from_secs(1);
 
 /// Client connections of the whole process.
 #[derive(Debug)]
@@ -188,6 +195,8 @@ pub struct InboundSetup {
     pub memory: Arc<MemoryBudget>,
     /// `--conn-limit`.
     pub connections: Arc<Connections>,
+    /// TLS, where clients speak it.
+    pub tls: Option<Arc<ServerSide>>,
     /// This core's counters.
     pub tally: Arc<Tally>,
     /// How far the process is.
@@ -321,7 +330,10 @@ impl Inbound {
     async fn admit(self: Rc<Self>, stream: TcpStream, crowded: bool) -> bool {
         match self.find_place(crowded).await {
             Some(place) => {
-                monoio::spawn(client::serve(stream, self, place));
+                match self.setup.tls.clone() {
+                    None => drop(monoio::spawn(client::serve(stream, self, place))),
+                    Some(side) => drop(monoio::spawn(client::serve_tls(stream, self, side, place))),
+                }
                 false
             }
             None => {
@@ -363,16 +375,21 @@ async fn refuse_connection(mut stream: TcpStream) {
     Answer::unavailable(text, RETRY_AFTER_SECS, Connection::Close).write(&mut answer);
     let sending = async {
         let _ = stream.write_all(answer).await;
-        socket::stop_sending(stream.as_raw_fd());
-        // Closing with unread bytes would reset the connection and take the answer along.
-        let (mut buffer, mut left) = (vec![0u8; 4096], 64);
-        while left > 0 {
-            let (read, back) = monoio::io::AsyncReadRent::read(&mut stream, buffer).await;
-            buffer = back;
-            left = if matches!(read, Ok(1..)) { left - 1 } else { 0 };
-        }
+        part_from(&mut stream).await;
     };
-    let _ = monoio::time::timeout(Duration::from_secs(1), sending).await;
+    let _ = monoio::time::timeout(PARTING_MAX, sending).await;
+}
+
+/// Ends a connection on which the last word has been sent: closing with unread bytes would reset it and take that word
+/// along.
+async fn part_from(stream: &mut TcpStream) {
+    socket::stop_sending(stream.as_raw_fd());
+    let (mut buffer, mut left) = (vec![0u8; 4096], 64);
+    while left > 0 {
+        let (read, back) = monoio::io::AsyncReadRent::read(stream, buffer).await;
+        buffer = back;
+        left = if matches!(read, Ok(1..)) { left - 1 } else { 0 };
+    }
 }
 
 #[cfg(test)]

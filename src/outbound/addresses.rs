@@ -70,6 +70,8 @@ pub struct Lookup {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// Whether TLS is to be spoken there: then the system's roots are read too, which no core should do.
+    pub is_tls: bool,
     /// Where the first address goes, or nothing when it does not resolve.
     pub reply: oneshot::Sender<SocketAddr>,
 }
@@ -82,13 +84,14 @@ impl Resolver {
         (Self { requests }, lookups)
     }
 
-    /// The first address of `host`; `None` when it does not resolve.
-    pub async fn resolve(&self, host: &str, port: u16) -> Option<SocketAddr> {
+    /// The first address of `host`; `None` when it does not resolve. For TLS, the system's roots are there then.
+    pub async fn resolve(&self, host: &str, port: u16, is_tls: bool) -> Option<SocketAddr> {
         let (reply, answer) = oneshot::channel();
         self.requests
             .send(Lookup {
                 host: host.to_owned(),
                 port,
+                is_tls,
                 reply,
             })
             .ok()?;

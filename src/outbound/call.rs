@@ -6,8 +6,6 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 
-use monoio::io::{AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf};
-use monoio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::connection::{ANSWER_BYTES_MAX, AttemptError, Heard, hear, more};
@@ -18,6 +16,7 @@ use crate::http::{
     ResponseReader,
 };
 use crate::runtime::clock::{self, Mono};
+use crate::runtime::stream::{Reader, Writer};
 use crate::runtime::sweeper::Expiry;
 
 /// Headers of an answer that are passed back: what its body is, and gRPC-Web's errors.
@@ -99,8 +98,8 @@ impl Destination {
 
 /// Sends head and body while listening: a destination may refuse long before the end.
 async fn exchange(
-    read: &mut OwnedReadHalf<TcpStream>,
-    write: &mut OwnedWriteHalf<TcpStream>,
+    read: &mut Reader,
+    write: &mut Writer,
     head: Vec<u8>,
     call: &mut Call,
 ) -> Result<CallAnswer, CallError> {
@@ -124,11 +123,7 @@ async fn exchange(
     }
 }
 
-async fn send(
-    write: &mut OwnedWriteHalf<TcpStream>,
-    head: Vec<u8>,
-    call: &mut Call,
-) -> Result<(), CallError> {
+async fn send(write: &mut Writer, head: Vec<u8>, call: &mut Call) -> Result<(), CallError> {
     let failed = |error: io::Error| CallError::Attempt(AttemptError::Unanswered(error.kind()));
     write.write_all(head).await.0.map_err(failed)?;
     let is_chunked = call.length.is_none();
@@ -159,10 +154,7 @@ async fn send(
 }
 
 /// Reads the answer whose head is in `received`.
-async fn receive(
-    read: &mut OwnedReadHalf<TcpStream>,
-    mut received: Vec<u8>,
-) -> Result<CallAnswer, CallError> {
+async fn receive(read: &mut Reader, mut received: Vec<u8>) -> Result<CallAnswer, CallError> {
     let mut reader = ResponseReader::new(HeadLimits::for_responses());
     let head = match reader.read(&received).map_err(AttemptError::BadAnswer)? {
         Progress::Complete(head) => head,

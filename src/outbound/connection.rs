@@ -16,7 +16,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use monoio::buf::IoBufMut;
-use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
+use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt};
 use monoio::net::TcpStream;
 
 use super::classify::{BODY_BYTES_KEPT, Reply};
@@ -29,7 +29,10 @@ use crate::http::{
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::descriptors::{self, SHORTAGE_PAUSE, Side};
 use crate::runtime::socket;
+use crate::runtime::stream::{self, Handshake, Reader, Writer};
 use crate::runtime::sweeper::{Expiry, Sweeper, Watch};
+use crate::runtime::tls::client::Greeting;
+use crate::runtime::tls::{Session, TlsFailure};
 
 /// First read of an answer: Pyroscope's are below 300 bytes.
 const RECEIVE_BYTES: usize = 1024;
@@ -66,6 +69,12 @@ pub enum AttemptError {
     /// No connection.
     #[error("cannot connect: {0}")]
     Connect(io::ErrorKind),
+    /// The proxy gives no tunnel.
+    #[error("its proxy gives no tunnel: answered {0}")]
+    NoTunnel(u16),
+    /// A connection, and no TLS on it.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsFailure),
     /// The attempt's time was over.
     #[error("no answer within the remote timeout")]
     TimedOut,
@@ -89,10 +98,19 @@ pub enum AttemptError {
     TooManyInterim,
 }
 
+/// What lies between a TCP connection and HTTP on it.
+#[derive(Debug)]
+pub struct Entry {
+    /// The request for a tunnel, where a proxy stands in between.
+    pub tunnel: Option<Vec<u8>>,
+    /// How TLS begins.
+    pub greeting: Greeting,
+}
+
 /// A connection between two requests.
 pub struct Connection {
-    read: OwnedReadHalf<TcpStream>,
-    write: OwnedWriteHalf<TcpStream>,
+    reader: Reader,
+    writer: Writer,
     watch: Watch,
     fd: std::os::fd::RawFd,
     address: SocketAddr,
@@ -144,13 +162,16 @@ pub struct Exchanged {
 }
 
 impl Connection {
-    /// Connects to `address` within `timeout`, for attempts of at most `remote_timeout`.
+    /// Connects to `address` within `timeout`, for attempts of at most `remote_timeout`, and shakes hands where there is an
+    /// `entry`.
     pub async fn open(
         address: SocketAddr,
+        entry: Option<Entry>,
         timeout: Duration,
         remote_timeout: Duration,
         sweeper: &Rc<Sweeper>,
     ) -> Result<Self, AttemptError> {
+        let deadline = clock::now().after(timeout);
         let stream = match monoio::time::timeout(timeout, TcpStream::connect_addr(address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) if descriptors::is_shortage(&error) => {
@@ -163,11 +184,16 @@ impl Connection {
         };
         socket::tune_destination(&stream, silence_max(remote_timeout));
         let fd = stream.as_raw_fd();
-        let (read, write) = stream.into_split();
+        let watch = sweeper.watch(fd);
+        let (reader, writer) = match entry {
+            None => stream::plain(stream),
+            // Its state is large and soon over.
+            Some(entry) => Box::pin(enter(stream, entry, &watch, deadline)).await?,
+        };
         Ok(Self {
-            read,
-            write,
-            watch: sweeper.watch(fd),
+            reader,
+            writer,
+            watch,
             fd,
             address,
             last_used: clock::now(),
@@ -180,13 +206,15 @@ impl Connection {
     }
 
     /// Its halves and its watch, for a message that is sent piece by piece.
-    pub(super) fn into_parts(self) -> (OwnedReadHalf<TcpStream>, OwnedWriteHalf<TcpStream>, Watch) {
-        (self.read, self.write, self.watch)
+    pub(super) fn into_parts(self) -> (Reader, Writer, Watch) {
+        (self.reader, self.writer, self.watch)
     }
 
     /// Whether it still looks good for another request.
     pub fn is_fit(&self, now: Mono) -> bool {
-        !self.watch.expired() && (now.since(self.last_used) < QUIET_CHECK_AFTER || socket::is_quiet(self.fd))
+        !self.watch.expired()
+            && self.reader.is_empty()
+            && (now.since(self.last_used) < QUIET_CHECK_AFTER || socket::is_quiet(self.fd))
     }
 
     /// Whether it is worth keeping without a request: not unused for longer than [`IDLE_MAX`], and not closed by the peer.
@@ -224,15 +252,14 @@ impl Connection {
     async fn send_and_receive(&mut self, scratch: &mut Scratch) -> Result<Exchanged, AttemptError> {
         let mut received = std::mem::take(&mut scratch.received);
         received.reserve(RECEIVE_BYTES);
-        let (written, gather) = self.write.writev(std::mem::take(&mut scratch.gather)).await;
+        let (sent, gather) = send_some(&mut self.writer, std::mem::take(&mut scratch.gather)).await;
         scratch.gather = gather;
-        let sent = match written {
-            Ok(bytes) if scratch.gather.advance(bytes) => Ok(true),
-            Ok(0) => Err(io::ErrorKind::WriteZero),
-            Ok(_) => {
+        let sent = match sent {
+            Ok(true) => Ok(true),
+            Ok(false) => {
                 let gather = std::mem::take(&mut scratch.gather);
                 let (sent, early, gather) =
-                    write_rest(&mut self.write, gather, &mut self.read, received).await;
+                    write_rest(&mut self.writer, gather, &mut self.reader, received).await;
                 scratch.gather = gather;
                 received = early;
                 sent
@@ -242,7 +269,7 @@ impl Connection {
         let result = match sent {
             // A destination that refuses and closes while we still send leaves its answer behind. Where it accepted, it
             // cannot have kept what it never got.
-            Err(kind) => match receive(&mut self.read, &mut received, &mut scratch.last).await {
+            Err(kind) => match receive(&mut self.reader, &mut received, &mut scratch.last).await {
                 Ok(Exchanged { reply, .. }) if reply.status < 300 => {
                     Err(AttemptError::AcceptedTooEarly(kind))
                 }
@@ -250,12 +277,13 @@ impl Connection {
                     reusable: false,
                     ..exchanged
                 }),
+                Err(AttemptError::Tls(failure)) => Err(failure.into()),
                 Err(_) => Err(AttemptError::Unanswered(kind)),
             },
-            Ok(whole) => receive(&mut self.read, &mut received, &mut scratch.last)
+            Ok(whole) => receive(&mut self.reader, &mut received, &mut scratch.last)
                 .await
                 .map(|exchanged| Exchanged {
-                    reusable: exchanged.reusable && whole,
+                    reusable: exchanged.reusable && whole && self.reader.is_empty(),
                     ..exchanged
                 }),
         };
@@ -273,28 +301,107 @@ fn silence_max(remote_timeout: Duration) -> Duration {
     (remote_timeout / 2).clamp(SILENCE.0, SILENCE.1)
 }
 
+/// Asks for a tunnel if need be, and shakes hands, before `deadline`.
+async fn enter(
+    mut stream: TcpStream,
+    entry: Entry,
+    watch: &Watch,
+    deadline: Mono,
+) -> Result<(Reader, Writer), AttemptError> {
+    watch.arm(deadline, Expiry::Stop);
+    let entered = async {
+        if let Some(request) = entry.tunnel {
+            ask_for_tunnel(&mut stream, request).await?;
+        }
+        let session = Session::client(entry.greeting.config, entry.greeting.name)?;
+        match Handshake::new(stream, session).complete().await {
+            Ok(halves) => Ok(halves),
+            Err((failure, _)) => Err(AttemptError::Tls(failure)),
+        }
+    };
+    let result = entered.await;
+    watch.disarm();
+    match result {
+        Err(_) if watch.expired() => Err(TlsFailure::TimedOut.into()),
+        result => result,
+    }
+}
+
+async fn ask_for_tunnel(stream: &mut TcpStream, request: Vec<u8>) -> Result<(), AttemptError> {
+    let lost = |error: io::Error| AttemptError::Unanswered(error.kind());
+    let (sent, _) = stream.write_all(request).await;
+    sent.map_err(lost)?;
+    let mut heads = ResponseReader::new(HeadLimits::for_responses());
+    let mut received: Vec<u8> = Vec::with_capacity(RECEIVE_BYTES);
+    loop {
+        if received.len() == received.capacity() {
+            received.reserve(RECEIVE_BYTES);
+        }
+        let (start, end) = (received.len(), received.capacity());
+        let (read, slice) = stream.read(received.slice_mut(start..end)).await;
+        received = slice.into_inner();
+        match read {
+            Ok(1..) => {}
+            Ok(0) => return Err(AttemptError::Unanswered(io::ErrorKind::UnexpectedEof)),
+            Err(error) => return Err(lost(error)),
+        }
+        match heads.read(&received).map_err(AttemptError::BadAnswer)? {
+            // The server behind it does not speak first.
+            Progress::Complete(head) if (200..300).contains(&head.status) && head.bytes == received.len() => {
+                return Ok(());
+            }
+            Progress::Complete(head) => return Err(AttemptError::NoTunnel(head.status)),
+            Progress::Partial => {}
+        }
+    }
+}
+
+/// One write of a message. Returns whether all of it is out.
+async fn send_some(writer: &mut Writer, mut gather: Gather) -> (io::Result<bool>, Gather) {
+    match writer {
+        Writer::Plain(write) => {
+            let (written, mut gather) = write.writev(gather).await;
+            let result = match written {
+                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => Ok(gather.advance(bytes)),
+                Err(error) => Err(error),
+            };
+            (result, gather)
+        }
+        Writer::Tls(tls) => {
+            if tls.is_sent() {
+                match tls.load(gather.pieces()) {
+                    Ok(bytes) => drop(gather.advance(bytes)),
+                    Err(error) => return (Err(error), gather),
+                }
+            }
+            let sent = Box::pin(tls.send_some()).await;
+            (sent.map(|sent| sent && gather.is_out()), gather)
+        }
+    }
+}
+
 /// Writes the rest of a message while listening. Returns whether all of it went out (false: a refusal came first), what was
 /// received so far, and the message. Interim answers and an early success do not stop the writing.
 async fn write_rest(
-    write: &mut OwnedWriteHalf<TcpStream>,
+    writer: &mut Writer,
     gather: Gather,
-    read: &mut OwnedReadHalf<TcpStream>,
+    reader: &mut Reader,
     received: Vec<u8>,
 ) -> (Result<bool, io::ErrorKind>, Vec<u8>, Gather) {
     let mut listening = pin!(async move {
         let mut received = received;
-        let heard = hear(read, &mut received).await;
+        let heard = hear(reader, &mut received).await;
         (heard, received)
     });
     let mut writing = pin!(async move {
         let mut gather = gather;
         loop {
-            let (written, back) = write.writev(gather).await;
+            let (sent, back) = send_some(writer, gather).await;
             gather = back;
-            match written {
-                Ok(0) => return (Err(io::ErrorKind::WriteZero), gather),
-                Ok(bytes) if gather.advance(bytes) => return (Ok(true), gather),
-                Ok(_) => {}
+            match sent {
+                Ok(true) => return (Ok(true), gather),
+                Ok(false) => {}
                 Err(error) => return (Err(error.kind()), gather),
             }
         }
@@ -335,21 +442,21 @@ pub(super) enum Heard {
 }
 
 /// Listens until the head of a final answer is there; it stays in `received`, interim ones do not.
-pub(super) async fn hear(read: &mut OwnedReadHalf<TcpStream>, received: &mut Vec<u8>) -> Heard {
-    let mut reader = ResponseReader::new(HeadLimits::for_responses());
+pub(super) async fn hear(reader: &mut Reader, received: &mut Vec<u8>) -> Heard {
+    let mut heads = ResponseReader::new(HeadLimits::for_responses());
     let mut interim = 0;
     loop {
-        match fill(read, received).await {
+        match fill(reader, received).await {
             Ok(1..) => {}
             Ok(0) => return Heard::Closed(io::ErrorKind::UnexpectedEof),
             Err(error) => return Heard::Closed(error.kind()),
         }
         while !received.is_empty() {
-            match reader.read(received) {
+            match heads.read(received) {
                 Ok(Progress::Complete(head)) if head.status < 200 && interim < INTERIM_MAX => {
                     interim += 1;
                     received.drain(..head.bytes);
-                    reader.reset();
+                    heads.reset();
                 }
                 Ok(Progress::Complete(head)) if head.status < 300 => return Heard::Success,
                 Ok(Progress::Complete(_)) | Err(_) => return Heard::Refusal,
@@ -361,59 +468,64 @@ pub(super) async fn hear(read: &mut OwnedReadHalf<TcpStream>, received: &mut Vec
 
 /// Reads one answer; `received` may hold its beginning.
 async fn receive(
-    read: &mut OwnedReadHalf<TcpStream>,
+    reader: &mut Reader,
     received: &mut Vec<u8>,
     last: &mut LastAnswer,
 ) -> Result<Exchanged, AttemptError> {
     if received.is_empty() {
-        match fill(read, received).await {
+        match fill(reader, received).await {
             Ok(1..) => {}
             Ok(0) => return Err(AttemptError::Unanswered(io::ErrorKind::UnexpectedEof)),
-            Err(error) => return Err(AttemptError::Unanswered(error.kind())),
+            Err(error) => return Err(unanswered(&error)),
         }
     }
     match last.recognise(received) {
         Some(exchanged) => Ok(exchanged),
         // Boxed: its state is large, and most answers do not come here.
-        None => Box::pin(receive_unknown(read, received, last)).await,
+        None => Box::pin(receive_unknown(reader, received, last)).await,
     }
+}
+
+/// What a read that brought nothing of an answer means: TLS says why it failed.
+fn unanswered(error: &io::Error) -> AttemptError {
+    TlsFailure::within(error).map_or(AttemptError::Unanswered(error.kind()), AttemptError::Tls)
 }
 
 /// Reads one answer whose first bytes are in `received`.
 async fn receive_unknown(
-    read: &mut OwnedReadHalf<TcpStream>,
+    reader: &mut Reader,
     received: &mut Vec<u8>,
     last: &mut LastAnswer,
 ) -> Result<Exchanged, AttemptError> {
-    let mut reader = ResponseReader::new(HeadLimits::for_responses());
+    let mut heads = ResponseReader::new(HeadLimits::for_responses());
     for _ in 0..=INTERIM_MAX {
         let head = loop {
             if !received.is_empty() {
-                match reader.read(received).map_err(AttemptError::BadAnswer)? {
+                match heads.read(received).map_err(AttemptError::BadAnswer)? {
                     Progress::Complete(head) => break head,
                     Progress::Partial => {}
                 }
             }
             let was_empty = received.is_empty();
-            match fill(read, received).await {
+            match fill(reader, received).await {
                 Ok(1..) => {}
                 _ if !was_empty => return Err(AttemptError::CutOff),
                 Ok(0) => return Err(AttemptError::Unanswered(io::ErrorKind::UnexpectedEof)),
-                Err(error) => return Err(AttemptError::Unanswered(error.kind())),
+                Err(error) => return Err(unanswered(&error)),
             }
         };
         if head.status >= 200 {
-            return finish(read, received, head, last).await;
+            return finish(reader, received, head, last).await;
         }
         received.drain(..head.bytes);
-        reader.reset();
+        heads.reset();
     }
     Err(AttemptError::TooManyInterim)
 }
 
 /// Reads the body of the answer whose head is complete, keeping its first bytes.
 async fn finish(
-    read: &mut OwnedReadHalf<TcpStream>,
+    reader: &mut Reader,
     received: &mut Vec<u8>,
     head: ResponseHead,
     last: &mut LastAnswer,
@@ -452,18 +564,26 @@ async fn finish(
                 if bytes > ANSWER_BYTES_MAX {
                     break false;
                 }
-                more(read, received).await?;
+                more(reader, received).await?;
             }
         }
-        ResponseFraming::Chunked => read_chunked(read, received, &mut reply.body).await?,
+        ResponseFraming::Chunked => read_chunked(reader, received, &mut reply.body).await?,
         ResponseFraming::UntilClose => {
             let mut bytes = 0;
             loop {
                 keep(&mut reply.body, received);
                 bytes += received.len() as u64;
                 received.clear();
-                if bytes > ANSWER_BYTES_MAX || !matches!(fill(read, received).await, Ok(1..)) {
+                if bytes > ANSWER_BYTES_MAX {
                     break false;
+                }
+                match fill(reader, received).await {
+                    Ok(1..) => {}
+                    // TLS says whether this was the end or a cut.
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                        return Err(AttemptError::CutOff);
+                    }
+                    _ => break false,
                 }
             }
         }
@@ -475,7 +595,7 @@ async fn finish(
 }
 
 async fn read_chunked(
-    read: &mut OwnedReadHalf<TcpStream>,
+    reader: &mut Reader,
     received: &mut Vec<u8>,
     kept: &mut Vec<u8>,
 ) -> Result<bool, AttemptError> {
@@ -498,7 +618,7 @@ async fn read_chunked(
         if bytes > ANSWER_BYTES_MAX {
             return Ok(false);
         }
-        more(read, received).await?;
+        more(reader, received).await?;
     }
 }
 
@@ -507,25 +627,22 @@ fn keep(kept: &mut Vec<u8>, piece: &[u8]) {
     kept.extend_from_slice(&piece[..piece.len().min(room)]);
 }
 
-pub(super) async fn more(
-    read: &mut OwnedReadHalf<TcpStream>,
-    received: &mut Vec<u8>,
-) -> Result<(), AttemptError> {
-    match fill(read, received).await {
+pub(super) async fn more(reader: &mut Reader, received: &mut Vec<u8>) -> Result<(), AttemptError> {
+    match fill(reader, received).await {
         Ok(1..) => Ok(()),
         _ => Err(AttemptError::CutOff),
     }
 }
 
 /// Receives behind what is there already.
-async fn fill(read: &mut OwnedReadHalf<TcpStream>, received: &mut Vec<u8>) -> io::Result<usize> {
+async fn fill(reader: &mut Reader, received: &mut Vec<u8>) -> io::Result<usize> {
     let mut buffer = std::mem::take(received);
     if buffer.capacity() - buffer.len() < RECEIVE_BYTES / 2 {
         buffer.reserve(RECEIVE_BYTES);
     }
-    let (start, end) = (buffer.len(), buffer.capacity());
-    let (result, slice) = read.read(buffer.slice_mut(start..end)).await;
-    *received = slice.into_inner();
+    let end = buffer.capacity();
+    let (result, buffer) = reader.read(buffer, end).await;
+    *received = buffer;
     result
 }
 

@@ -20,15 +20,16 @@ use tokio::sync::mpsc;
 
 use super::addresses::{Addresses, Resolver};
 use super::classify::{Asked, Decision, Leniency, Reply, classify};
-use super::connection::{AttemptError, Connection, Scratch};
+use super::connection::{AttemptError, Connection, Entry, Scratch};
 use super::desk::{Desk, Limits, Trouble};
-use super::head::{Aim, HeadWriter};
-use crate::config::{DestinationPlan, Proxy, ProxyRules};
+use super::head::{Aim, HeadWriter, connect_request};
+use crate::config::{DestinationPlan, DestinationTarget, Proxy, ProxyRules};
 use crate::fanout::status::Span;
 use crate::fanout::{Call, DropReason, Gate, Outcome, Parcel, Push};
 use crate::profile::route::Route;
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::sweeper::Sweeper;
+use crate::runtime::tls::client::{ClientSide, Greeting};
 
 /// Redirects followed for one attempt, as in Alloy (WIRE.md 4.2).
 const REDIRECTS_MAX: usize = 10;
@@ -43,6 +44,8 @@ pub struct DestinationSetup {
     pub gate: &'static Gate,
     /// What the operator asked for.
     pub plan: DestinationPlan,
+    /// TLS, where its URL says so.
+    pub tls: Option<Arc<ClientSide>>,
     /// Whether clients wait for outcomes (`--ack first|all`).
     pub answers_wait: bool,
     /// Which requests go through which proxy.
@@ -57,6 +60,27 @@ pub struct DestinationSetup {
     pub calls: Option<mpsc::Receiver<Call>>,
     /// Writes its request heads.
     pub head: HeadWriter,
+}
+
+impl DestinationSetup {
+    /// What a connection to the destination itself begins with; `None` in cleartext.
+    fn entry(&self) -> Option<Entry> {
+        let side = self.tls.as_ref()?;
+        let tunnel = match (&self.via, &self.plan.target) {
+            (Some(proxy), DestinationTarget::Http { host, port, .. }) => {
+                Some(self.tunnel(proxy, host, *port))
+            }
+            _ => None,
+        };
+        Some(Entry {
+            tunnel,
+            greeting: side.own(),
+        })
+    }
+
+    fn tunnel(&self, proxy: &Proxy, host: &str, port: u16) -> Vec<u8> {
+        connect_request(proxy, host, port, &self.proxies.connect_headers)
+    }
 }
 
 /// A destination at work on its core.
@@ -158,8 +182,14 @@ impl Destination {
         let addresses = &self.setup.addresses;
         let _ = monoio::time::timeout(left(deadline), addresses.looked_up()).await;
         let address = addresses.pick(turn).ok_or(AttemptError::Unresolved)?;
-        let silence_max = self.setup.plan.remote_timeout;
-        Connection::open(address, left(deadline), silence_max, &self.sweeper).await
+        Connection::open(
+            address,
+            self.setup.entry(),
+            left(deadline),
+            self.setup.plan.remote_timeout,
+            &self.sweeper,
+        )
+        .await
     }
 
     /// The version of what says who we are; where that is missing, the control plane is asked for it first.
@@ -362,7 +392,7 @@ impl Destination {
                 self.desk.borrow_mut().conclude(parcel, outcome)
             }
             Decision::Follow => {
-                self.note_trouble("redirected too often, or to no http:// URL; dropped");
+                self.note_trouble("redirected too often, or to no http:// or https:// URL; dropped");
                 let outcome = Outcome::Answered {
                     status: reply_status,
                     code: None,
@@ -458,6 +488,7 @@ struct Lane {
 
 /// Where a redirect led.
 struct Detour {
+    is_tls: bool,
     authority: String,
     path: String,
     host: String,
@@ -472,7 +503,8 @@ impl Lane {
         let setup = &destination.setup;
         let deadline = started.after(setup.plan.remote_timeout);
         let own = Aim {
-            via: setup.via.as_ref(),
+            // Behind a tunnel a head is written as if there were no proxy.
+            via: setup.via.as_ref().filter(|_| setup.tls.is_none()),
             ..setup.head.aim(push.route)
         };
         let credentials = setup.head.credentials();
@@ -495,22 +527,27 @@ impl Lane {
             if classify(asked(push), &reply, destination.leniency()) != Decision::Follow {
                 break;
             }
-            let from = detour.as_ref().map_or((own.authority, own.path), |detour| {
-                (&detour.authority, &detour.path)
-            });
-            let Some(next) = follow(from, &reply, own.authority) else {
+            let home = (setup.tls.is_some(), own.authority);
+            let from = detour
+                .as_ref()
+                .map_or((home.0, own.authority, own.path), |detour| {
+                    (detour.is_tls, &detour.authority, &detour.path)
+                });
+            let Some(next) = follow(from, &reply, home) else {
                 break;
             };
             let aim = Aim {
                 authority: &next.authority,
                 path: &next.path,
                 trusted: next.trusted,
-                via: match next.authority == own.authority {
-                    true => own.via,
-                    false => setup.proxies.via(false, &next.host, next.port),
+                via: match (next.trusted, next.is_tls) {
+                    (true, _) => own.via,
+                    (false, false) => setup.proxies.via(false, &next.host, next.port),
+                    // Its head is read behind the tunnel.
+                    (false, true) => None,
                 },
             };
-            reply = if next.authority == own.authority {
+            reply = if next.trusted {
                 self.exchange(push, aim, clock::recent(), deadline).await?
             } else {
                 Box::pin(self.exchange_elsewhere(push, aim, &next, deadline)).await?
@@ -568,17 +605,32 @@ impl Lane {
         deadline: Mono,
     ) -> Result<Rc<Reply>, AttemptError> {
         let destination = self.destination.clone();
-        let (host, port) = match aim.via {
+        let setup = &destination.setup;
+        let proxy = match detour.is_tls {
+            true => setup.proxies.via(true, &detour.host, detour.port),
+            false => aim.via,
+        };
+        let (host, port) = match proxy {
             Some(proxy) => (&proxy.host, proxy.port),
             None => (&detour.host, detour.port),
         };
-        let resolving = destination.setup.resolver.resolve(host, port);
+        let resolving = destination.setup.resolver.resolve(host, port, detour.is_tls);
         let resolved = monoio::time::timeout(left(deadline), resolving)
             .await
             .unwrap_or(None);
         let address = resolved.ok_or(AttemptError::Unresolved)?;
+        let greeting = match (detour.is_tls, &setup.tls) {
+            (false, _) => None,
+            (true, Some(side)) => Some(side.elsewhere(&detour.host)?),
+            (true, None) => Some(Greeting::by_system(&detour.host)?),
+        };
+        let entry = greeting.map(|greeting| Entry {
+            tunnel: proxy.map(|proxy| setup.tunnel(proxy, &detour.host, detour.port)),
+            greeting,
+        });
         let mut connection = Connection::open(
             address,
+            entry,
             left(deadline),
             destination.setup.plan.remote_timeout,
             &destination.sweeper,
@@ -644,13 +696,24 @@ fn told_limit(push: &Push, attempt_left: Duration, now: Mono) -> Duration {
     }
 }
 
-/// Where `reply` redirects to, seen from where it was asked. `None` when that is no http URL.
-fn follow((authority, path): (&str, &str), reply: &Reply, own_authority: &str) -> Option<Detour> {
+/// Where `reply` redirects to, seen from where it was asked: TLS or not, authority and path. `None` when that is no http or
+/// https URL. Credentials go along only to the very scheme, host and port of `home`.
+fn follow(
+    (is_tls, authority, path): (bool, &str, &str),
+    reply: &Reply,
+    home: (bool, &str),
+) -> Option<Detour> {
     let location = std::str::from_utf8(reply.location.as_deref()?).ok()?;
-    let base = url::Url::parse(&format!("http://{authority}{path}")).ok()?;
-    let url = base.join(location).ok().filter(|url| url.scheme() == "http")?;
-    let (host, port) = (url.host_str()?, url.port().unwrap_or(80));
-    let authority = if port == 80 {
+    let scheme = if is_tls { "https" } else { "http" };
+    let base = url::Url::parse(&format!("{scheme}://{authority}{path}")).ok()?;
+    let url = base.join(location).ok()?;
+    let (is_tls, default_port) = match url.scheme() {
+        "http" => (false, 80),
+        "https" => (true, 443),
+        _ => return None,
+    };
+    let (host, port) = (url.host_str()?, url.port().unwrap_or(default_port));
+    let authority = if port == default_port {
         host.to_owned()
     } else {
         format!("{host}:{port}")
@@ -661,7 +724,8 @@ fn follow((authority, path): (&str, &str), reply: &Reply, own_authority: &str) -
     );
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     Some(Detour {
-        trusted: authority == own_authority,
+        trusted: (is_tls, authority.as_str()) == home,
+        is_tls,
         authority,
         path,
         host,
@@ -694,32 +758,51 @@ mod tests {
 
     #[test]
     fn redirects_are_resolved_against_where_they_came_from() {
-        for (location, authority, path, trusted) in [
-            ("/new", "h:1", "/new", true),
-            ("other?x=1", "h:1", "/a/other?x=1", true),
-            ("http://h:1/b", "h:1", "/b", true),
-            ("http://else/", "else", "/", false),
-            ("//else:9/p", "else:9", "/p", false),
+        for (location, is_tls, authority, path, trusted) in [
+            ("/new", false, "h:1", "/new", true),
+            ("other?x=1", false, "h:1", "/a/other?x=1", true),
+            ("http://h:1/b", false, "h:1", "/b", true),
+            ("http://else/", false, "else", "/", false),
+            ("//else:9/p", false, "else:9", "/p", false),
+            ("https://h:1/b", true, "h:1", "/b", false),
+            ("https://h/b", true, "h", "/b", false),
         ] {
-            let reply = Reply {
-                location: Some(location.as_bytes().to_vec()),
-                ..Reply::default()
-            };
-            let detour = follow(("h:1", "/a/ingest"), &reply, "h:1").expect(location);
+            let detour = follow((false, "h:1", "/a/ingest"), &to(location), (false, "h:1"));
+            let detour = detour.expect(location);
             assert_eq!(
-                (detour.authority.as_str(), detour.path.as_str(), detour.trusted),
-                (authority, path, trusted)
-            );
-        }
-        for location in ["https://h/", "ftp://x/", "http://", "\u{0}"] {
-            let reply = Reply {
-                location: Some(location.as_bytes().to_vec()),
-                ..Reply::default()
-            };
-            assert!(
-                follow(("h:1", "/a"), &reply, "h:1").is_none_or(|detour| detour.trusted),
+                (
+                    detour.is_tls,
+                    detour.authority.as_str(),
+                    detour.path.as_str(),
+                    detour.trusted
+                ),
+                (is_tls, authority, path, trusted),
                 "{location}"
             );
+        }
+        for location in ["ftp://x/", "http://", "\u{0}"] {
+            let detour = follow((false, "h:1", "/a"), &to(location), (false, "h:1"));
+            assert!(detour.is_none_or(|detour| detour.trusted), "{location}");
+        }
+    }
+
+    #[test]
+    fn the_same_name_on_another_scheme_is_not_trusted() {
+        for (location, port, trusted) in [
+            ("/b", 443, true),
+            ("https://h:443/b", 443, true),
+            ("http://h/b", 80, false),
+            ("http://h:443/b", 443, false),
+        ] {
+            let detour = follow((true, "h", "/a"), &to(location), (true, "h")).expect(location);
+            assert_eq!((detour.port, detour.trusted), (port, trusted), "{location}");
+        }
+    }
+
+    fn to(location: &str) -> Reply {
+        Reply {
+            location: Some(location.as_bytes().to_vec()),
+            ..Reply::default()
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::addresses::{Addresses, Lookup};
 use crate::fanout::Gate;
+use crate::runtime::tls::client::system_roots;
 
 /// Shortest time between two look-ups of one name, however often cores ask for it.
 const LOOKUP_EVERY_MIN: Duration = Duration::from_secs(1);
@@ -62,6 +63,9 @@ pub async fn keep_resolved(
 pub async fn answer_lookups(mut lookups: mpsc::UnboundedReceiver<Lookup>) {
     while let Some(lookup) = lookups.recv().await {
         tokio::task::spawn_local(async move {
+            if lookup.is_tls {
+                let _ = tokio::task::spawn_blocking(system_roots).await;
+            }
             if let Ok(found) = resolve(&lookup.host, lookup.port).await
                 && let Some(first) = found.first()
             {

@@ -53,6 +53,19 @@ impl Gather {
         self.push = None;
     }
 
+    /// Whether all of it is out.
+    pub fn is_out(&self) -> bool {
+        self.done == self.entries.len()
+    }
+
+    /// What is not out yet, in order: for a writer that does not take the entries themselves (TLS).
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        self.entries[self.done..].iter().map(|entry| {
+            // SAFETY: the entry points to iov_len bytes that `self` owns and does not change while it is borrowed.
+            unsafe { std::slice::from_raw_parts(entry.iov_base.cast::<u8>(), entry.iov_len) }
+        })
+    }
+
     /// Notes that `written` bytes are out. Returns whether all are.
     pub fn advance(&mut self, mut written: usize) -> bool {
         while let Some(next) = self.entries.get_mut(self.done) {
@@ -98,14 +111,7 @@ mod tests {
     use crate::fanout::push::tests::push;
 
     fn remaining(gather: &Gather) -> Vec<u8> {
-        let mut out = Vec::new();
-        for entry in &gather.entries[gather.done..] {
-            // SAFETY: the entry points to iov_len bytes that `gather` owns.
-            out.extend_from_slice(unsafe {
-                std::slice::from_raw_parts(entry.iov_base.cast::<u8>(), entry.iov_len)
-            });
-        }
-        out
+        gather.pieces().collect::<Vec<_>>().concat()
     }
 
     #[test]

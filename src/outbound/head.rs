@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::credentials::Credentials;
-use crate::config::{DestinationPlan, DestinationTarget, Proxy};
+use crate::config::{DestinationPlan, DestinationTarget, Proxy, Secret};
 use crate::fanout::Push;
 use crate::profile::route::{PUSH, Route};
 
@@ -227,6 +227,27 @@ fn write_hex(out: &mut [u8], bytes: &[u8]) {
         pair[0] = DIGITS[usize::from(byte >> 4)];
         pair[1] = DIGITS[usize::from(byte & 15)];
     }
+}
+
+/// Asks `proxy` for a tunnel to a server (RFC 9110 section 9.3.6). `headers` are for the proxy alone.
+pub fn connect_request(proxy: &Proxy, host: &str, port: u16, headers: &[(String, Secret)]) -> Vec<u8> {
+    let authority = match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    };
+    let mut request =
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {USER_AGENT}\r\n");
+    if let Some(credentials) = &proxy.credentials {
+        request.push_str(&format!(
+            "Proxy-Authorization: Basic {}\r\n",
+            credentials.reveal()
+        ));
+    }
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {}\r\n", value.reveal()));
+    }
+    request.push_str("\r\n");
+    request.into_bytes()
 }
 
 /// In decimal. By hand: `core::fmt` showed up in profiles.

@@ -16,7 +16,9 @@ pub mod histogram;
 pub mod phase;
 pub mod pool;
 pub mod socket;
+pub mod stream;
 pub mod sweeper;
+pub mod tls;
 
 use std::future::Future;
 use std::io;

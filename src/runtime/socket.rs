@@ -144,6 +144,18 @@ pub fn is_quiet(fd: RawFd) -> bool {
     quiet
 }
 
+/// Sends `bytes` if the kernel takes them at once.
+///
+/// # Errors
+/// Those of the socket; [`io::ErrorKind::WouldBlock`] when its buffer is full.
+pub fn send_now(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = Err(io::ErrorKind::NotConnected.into());
+    with_socket(fd, |socket| {
+        sent = socket.send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+    });
+    sent
+}
+
 fn with_socket(fd: RawFd, act: impl FnOnce(&SockRef<'_>)) {
     if fd < 0 {
         return;

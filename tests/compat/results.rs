@@ -277,14 +277,8 @@ fn row_059_redirects_end(engine: Engine) {
         11,
         "the request and ten redirects, as Go's client does"
     );
-    // Nowhere to go: no Location, or one that is no http URL.
-    for location in [
-        "",
-        "https://127.0.0.1:1/",
-        "ftp://127.0.0.1/",
-        "http://",
-        "http://[::1",
-    ] {
+    // Nowhere to go: no Location, or one that is no http or https URL.
+    for location in ["", "ftp://127.0.0.1/", "http://", "http://[::1"] {
         let a = Scripted::following(move |_, _| {
             let fields: &[(&str, &str)] = if location.is_empty() {
                 &[]

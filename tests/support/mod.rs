@@ -8,6 +8,7 @@
 pub mod gateway;
 pub mod memory;
 pub mod peer;
+pub mod tls;
 pub mod wire;
 
 use std::fmt::Write as _;
@@ -252,7 +253,7 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 
 /// A connection to anything that speaks HTTP/1.1, byte by byte in the test's hands.
 pub struct Client {
-    stream: TcpStream,
+    stream: tls::Link,
     /// Received and not yet returned.
     pending: Vec<u8>,
 }
@@ -296,9 +297,24 @@ impl Client {
         stream.set_write_timeout(Some(DEADLINE)).expect("not zero");
         stream.set_nodelay(true).expect("a TCP socket");
         Self {
-            stream,
+            stream: tls::Link::Plain(stream),
             pending: Vec::new(),
         }
+    }
+
+    /// Connects and speaks TLS to `name`; the handshake happens with the first bytes.
+    pub fn connect_tls(address: SocketAddr, config: Arc<tls::ClientConfig>, name: &str) -> Self {
+        let mut client = Self::connect(address);
+        client.stream = match client.stream {
+            tls::Link::Plain(stream) => tls::Link::client(stream, config, name),
+            other => other,
+        };
+        client
+    }
+
+    /// The connection itself.
+    pub fn link(&mut self) -> &mut tls::Link {
+        &mut self.stream
     }
 
     /// Connects with a receive buffer of about `bytes` (the kernel takes double).
@@ -310,14 +326,14 @@ impl Client {
         socket.set_write_timeout(Some(DEADLINE)).expect("not zero");
         socket.set_read_timeout(Some(DEADLINE)).expect("not zero");
         Self {
-            stream: socket.into(),
+            stream: tls::Link::Plain(socket.into()),
             pending: Vec::new(),
         }
     }
 
     /// Makes the coming close a reset.
     pub fn reset(self) {
-        socket2::SockRef::from(&self.stream)
+        socket2::SockRef::from(self.stream.tcp())
             .set_linger(Some(Duration::ZERO))
             .expect("a socket");
     }
@@ -332,7 +348,10 @@ impl Client {
 
     /// How long a read waits from now on.
     pub fn set_patience(&self, patience: Duration) {
-        self.stream.set_read_timeout(Some(patience)).expect("not zero");
+        self.stream
+            .tcp()
+            .set_read_timeout(Some(patience))
+            .expect("not zero");
     }
 
     /// Sends bytes as they are.
@@ -343,6 +362,7 @@ impl Client {
     /// Closes the sending half.
     pub fn finish(&self) {
         self.stream
+            .tcp()
             .shutdown(std::net::Shutdown::Write)
             .expect("still connected");
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use socket2::{SockFilter, SockRef};
 
 use super::DEADLINE;
+use super::tls::{Link, ServerConfig};
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Received {
     pub headers: Vec<(String, String)>,
     /// Its body.
     pub body: Vec<u8>,
+    /// The certificate that the gateway has shown, in DER.
+    pub certificate: Option<Vec<u8>>,
     /// When its last byte was read.
     pub at: Instant,
 }
@@ -95,6 +98,7 @@ pub struct Peer {
 struct Shared {
     /// Every connection that is open.
     streams: Mutex<Vec<(usize, TcpStream)>>,
+    tls: Option<Arc<ServerConfig>>,
     decide: Box<dyn Fn(&Received) -> Reply + Send + Sync>,
     sender: Mutex<(Sender<Received>, usize)>,
 }
@@ -150,10 +154,28 @@ impl Peer {
 
     /// The same on a listener that exists.
     pub fn on(listener: TcpListener, decide: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
+        Self::speaking(None, listener, decide)
+    }
+
+    /// Listens and speaks TLS.
+    pub fn with_tls(
+        tls: Arc<ServerConfig>,
+        decide: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        Self::speaking(Some(tls), listener, decide)
+    }
+
+    fn speaking(
+        tls: Option<Arc<ServerConfig>>,
+        listener: TcpListener,
+        decide: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().expect("it is bound");
         let (sender, received) = mpsc::channel();
         let shared = Arc::new(Shared {
             streams: Mutex::default(),
+            tls,
             decide: Box::new(decide),
             sender: Mutex::new((sender, 0)),
         });
@@ -170,7 +192,11 @@ impl Peer {
                     .streams()
                     .push((connection, stream.try_clone().expect("a descriptor")));
                 std::thread::spawn(move || {
-                    let _ended = serve(&stream, connection, &shared);
+                    let link = match &shared.tls {
+                        None => Link::Plain(stream),
+                        Some(config) => Link::server(stream, config.clone()),
+                    };
+                    let _ended = serve(link, connection, &shared);
                     shared.streams().retain(|(open, _)| *open != connection);
                 });
             }
@@ -217,6 +243,11 @@ impl Peer {
         format!("http://{}", self.address)
     }
 
+    /// The same for one that speaks TLS.
+    pub fn https(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
     /// The next request.
     pub fn next(&self) -> Received {
         self.received
@@ -252,9 +283,9 @@ fn vanish(socket: &SockRef<'_>) {
         .expect("a filter");
 }
 
-fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut reader = BufReader::with_capacity(64 << 10, stream);
+fn serve(link: Link, connection: usize, shared: &Shared) -> io::Result<()> {
+    link.tcp().set_nodelay(true)?;
+    let mut reader = BufReader::with_capacity(64 << 10, link);
     while let Some((target, headers, body)) = read_request(&mut reader)? {
         let request = {
             let mut sender = shared.sender.lock().expect("nobody panics with it");
@@ -264,6 +295,7 @@ fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<(
                 target,
                 headers,
                 body,
+                certificate: reader.get_ref().peer_certificate(),
                 #[allow(clippy::disallowed_methods)] // when it really was is what tests ask
                 at: Instant::now(),
             };
@@ -271,7 +303,7 @@ fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<(
             let _test_may_be_over = sender.0.send(request.clone());
             request
         };
-        let mut writer = stream;
+        let writer = reader.get_mut();
         let ok = b"HTTP/1.1 200 OK\r\nContent-Type: application/proto\r\nContent-Length: 0\r\n\r\n";
         match (shared.decide)(&request) {
             Reply::Ok => writer.write_all(ok)?,
@@ -279,7 +311,10 @@ fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<(
                 held.wait();
                 writer.write_all(ok)?;
             }
-            Reply::OkThenClose => return writer.write_all(ok),
+            Reply::OkThenClose => {
+                writer.write_all(ok)?;
+                return writer.say_goodbye();
+            }
             Reply::Status(status, headers) => {
                 write!(
                     writer,
@@ -287,7 +322,7 @@ fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<(
                 )?;
             }
             Reply::Close => return Ok(()),
-            Reply::Reset => return SockRef::from(stream).set_linger(Some(Duration::ZERO)),
+            Reply::Reset => return SockRef::from(writer.tcp()).set_linger(Some(Duration::ZERO)),
         }
     }
     Ok(())
@@ -295,7 +330,7 @@ fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<(
 
 type Request = (String, Vec<(String, String)>, Vec<u8>);
 
-fn read_request(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Request>> {
+fn read_request(reader: &mut BufReader<Link>) -> io::Result<Option<Request>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);

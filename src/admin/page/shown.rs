@@ -164,7 +164,7 @@ impl Shown {
                 (state, first.title, sentences.join(" "), hints.join(" "))
             }
             None if snapshot.totals.accepted_pushes == 0 => {
-                let hint = where_to_push(&snapshot.listen);
+                let hint = where_to_push(&snapshot.listen, snapshot.tls);
                 (
                     QUIET,
                     "waiting",
@@ -438,12 +438,13 @@ fn problems(snapshot: &Snapshot) -> Vec<Problem> {
     problems
 }
 
-fn where_to_push(listen: &[SocketAddr]) -> String {
+fn where_to_push(listen: &[SocketAddr], tls: bool) -> String {
+    let scheme = if tls { "https" } else { "http" };
     let place = |address: &SocketAddr| {
         if address.ip().is_unspecified() {
-            format!("port {} of this machine", address.port())
+            format!("port {} of this machine ({scheme})", address.port())
         } else {
-            format!("http://{address}")
+            format!("{scheme}://{address}")
         }
     };
     let places: Vec<String> = listen.iter().map(place).collect();

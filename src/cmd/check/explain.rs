@@ -11,8 +11,8 @@ use crate::config::alloy::rule;
 use crate::config::destination::proxy::NoProxy;
 use crate::config::units::show_size;
 use crate::config::{
-    AckPolicy, AuthPlan, DestinationPlan, DestinationTarget, LabelMode, Overflow, Plan, ProxyPlan,
-    TraceHeaders,
+    AckPolicy, AuthPlan, ClientAuth, ClientTls, DestinationPlan, DestinationTarget, LabelMode, Overflow,
+    Plan, ProxyPlan, ServerTls, TlsVersion, TraceHeaders,
 };
 use crate::http::HeadLimits;
 use crate::inbound::ROOM_WAIT;
@@ -98,6 +98,9 @@ fn addresses(plan: &Plan) -> Section {
         let says = "clients: POST /ingest (also /pyroscope/ingest) and /push.v1.PusherService/Push";
         section = section.line(show_address(*address), says);
     }
+    if let Some(tls) = &plan.tls {
+        section = section.line("TLS", server_tls(tls));
+    }
     match plan.admin {
         Some(address) => {
             let says = "operators: / (status page), /metrics, /-/healthy, /-/ready, /-/config, /-/status";
@@ -105,6 +108,47 @@ fn addresses(plan: &Plan) -> Section {
         }
         None => section.line("--admin off", "no metrics, no health, no status page"),
     }
+}
+
+fn server_tls(tls: &ServerTls) -> String {
+    let shown = match (tls.client_auth, &tls.client_ca_file) {
+        (ClientAuth::NoClientCert, _) => "clients are asked for no certificate".to_owned(),
+        (policy, None) => format!("{}: any certificate of a client will do", policy.name()),
+        (policy, Some(file)) => format!("{}, with the authorities in {}", policy.name(), file.display()),
+    };
+    format!(
+        "all of these, {}; certificate {}, key {}, read again when they change; {shown}",
+        versions(tls.min_version),
+        tls.cert_file.display(),
+        tls.key_file.display()
+    )
+}
+
+fn versions(min: TlsVersion) -> &'static str {
+    match min {
+        TlsVersion::Tls12 => "TLS 1.2 and 1.3",
+        TlsVersion::Tls13 => "TLS 1.3",
+    }
+}
+
+fn client_tls(tls: &ClientTls) -> String {
+    let trusted = match (&tls.ca_file, tls.insecure_skip_verify) {
+        (_, true) => "ANY certificate is taken, so anyone in between can read along".to_owned(),
+        (Some(file), _) => format!(
+            "its certificate must be for {} and signed by those in {}",
+            tls.server_name,
+            file.display()
+        ),
+        (None, _) => format!(
+            "its certificate must be for {} and signed by those that the system trusts",
+            tls.server_name
+        ),
+    };
+    let shown = match &tls.cert_file {
+        Some(file) => format!("; it is shown {}", file.display()),
+        None => String::new(),
+    };
+    format!("{}; {trusted}{shown}", versions(tls.min_version))
 }
 
 fn show_address(address: SocketAddr) -> String {
@@ -127,7 +171,8 @@ fn destination(one: &DestinationPlan, plan: &Plan) -> Section {
             .line(
                 "where",
                 format!(
-                    "http, host {host}, port {port}; looked up anew every {}",
+                    "{}, host {host}, port {port}; looked up anew every {}",
+                    if one.tls.is_some() { "https" } else { "http" },
                     show::duration(plan.dns_refresh)
                 ),
             )
@@ -137,6 +182,9 @@ fn destination(one: &DestinationPlan, plan: &Plan) -> Section {
             format!("an archive in {}: one file per profile", directory.display()),
         ),
     };
+    if let Some(tls) = &one.tls {
+        section = section.line("TLS", client_tls(tls));
+    }
     let mut names: Vec<&str> = one.headers.iter().map(|(name, _)| &**name).collect();
     names.extend(one.header_files.iter().map(|(name, _)| &**name));
     if one.auth != AuthPlan::None {
@@ -515,6 +563,40 @@ mod tests {
             (&["--cores", "2"], "to cpu 2, 3"),
             (&["--no-pin"], "the kernel places them"),
             (&["--engine", "epoll"], "epoll"),
+            (&["--to", "https://h"], "https, host h, port 443"),
+            (
+                &["--to", "https://h"],
+                "for h and signed by those that the system trusts",
+            ),
+            (
+                &["--to", "https://h,tls-ca-file=ca.pem,tls-min-version=TLS13"],
+                "TLS 1.3; its certificate must be for h and signed by those in ca.pem",
+            ),
+            (
+                &["--to", "https://h,tls-insecure-skip-verify=true"],
+                "ANY certificate",
+            ),
+            (
+                &["--to", "https://h,tls-cert-file=c.pem,tls-key-file=k.pem"],
+                "it is shown c.pem",
+            ),
+            (
+                &["--tls-cert-file", "c.pem", "--tls-key-file", "k.pem"],
+                "certificate c.pem, key k.pem",
+            ),
+            (
+                &[
+                    "--tls-cert-file",
+                    "c.pem",
+                    "--tls-key-file",
+                    "k.pem",
+                    "--tls-client-auth",
+                    "RequireAndVerifyClientCert",
+                    "--tls-client-ca-file",
+                    "ca.pem",
+                ],
+                "RequireAndVerifyClientCert, with the authorities in ca.pem",
+            ),
             (&["--drain-timeout", "1m30s"][..0], "up to 30s"),
         ] {
             let text = explained(words);

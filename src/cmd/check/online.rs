@@ -1,4 +1,5 @@
-//! Whether destinations can be reached now: names, connections, folders, secret files. Nothing is pushed.
+//! Whether destinations can be reached now: names, connections, TLS handshakes, folders; and whether secrets and
+//! certificates can be used. Nothing is pushed.
 //!
 //! A destination that is away is no mistake in a configuration (pyrotee starts and waits for it), so this is asked for
 //! apart. Every wait has an end, and all destinations are tried at the same time.
@@ -12,8 +13,11 @@ use serde::Serialize;
 
 use crate::cmd::{folder, show};
 use crate::config::units::show_size;
-use crate::config::{DestinationPlan, DestinationTarget, Plan};
+use crate::config::{ClientTls, DestinationPlan, DestinationTarget, Plan};
 use crate::outbound::secrets::SecretFiles;
+use crate::runtime::tls::TlsFailure;
+use crate::runtime::tls::client::ClientSide;
+use crate::runtime::tls::server::ServerSide;
 
 /// For a name.
 const RESOLVE_MAX: Duration = Duration::from_secs(5);
@@ -28,7 +32,7 @@ const PROBE_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Probe {
     destination: String,
-    /// `secrets`, `proxy`, `resolve`, `connect` or `write`.
+    /// `secrets`, `proxy`, `resolve`, `connect`, `TLS` or `write`.
     what: &'static str,
     /// Whether it went well.
     pub good: bool,
@@ -52,6 +56,18 @@ pub fn probe(plan: &Plan) -> Vec<Probe> {
         })
         .collect();
     let mut probes = Vec::new();
+    if let Some(tls) = &plan.tls {
+        let loaded = ServerSide::load(tls.clone(), &[]);
+        probes.push(Probe {
+            destination: "--listen".into(),
+            what: "TLS",
+            good: loaded.is_ok(),
+            says: loaded.map_or_else(
+                |error| error.to_string(),
+                |_| format!("{} can be used", tls.cert_file.display()),
+            ),
+        });
+    }
     for (destination, receiver) in pending {
         probes.extend(receiver.recv_timeout(PROBE_MAX).unwrap_or_else(|_| {
             vec![Probe {
@@ -102,6 +118,7 @@ fn probe_plan(plan: &DestinationPlan) -> Vec<Probe> {
         )),
     }
     let mut target = plan.target.clone();
+    let mut tls = plan.tls.as_ref();
     if let DestinationTarget::Http { host, port, .. } = &mut target {
         match plan.proxy.rules(|name| std::env::var(name).ok()) {
             Err(problem) => {
@@ -113,22 +130,23 @@ fn probe_plan(plan: &DestinationPlan) -> Vec<Probe> {
                 return probes;
             }
             Ok(rules) => {
-                if let Some(proxy) = rules.via(false, host, *port) {
+                if let Some(proxy) = rules.via(plan.tls.is_some(), host, *port) {
                     probes.push(probe(
                         "proxy",
                         true,
                         "asked through a proxy, which is tried below".into(),
                     ));
                     (*host, *port) = (proxy.host.clone(), proxy.port);
+                    tls = None; // the proxy itself speaks none
                 }
             }
         }
     }
-    probes.extend(probe_one(&plan.name, &target));
+    probes.extend(probe_one(&plan.name, &target, tls));
     probes
 }
 
-fn probe_one(name: &str, target: &DestinationTarget) -> Vec<Probe> {
+fn probe_one(name: &str, target: &DestinationTarget, tls: Option<&ClientTls>) -> Vec<Probe> {
     let probe = |what, result: Result<String, String>| {
         let good = result.is_ok();
         let (Ok(says) | Err(says)) = result;
@@ -145,10 +163,14 @@ fn probe_one(name: &str, target: &DestinationTarget) -> Vec<Probe> {
             Err(error) => vec![probe("resolve", Err(error))],
             Ok(addresses) => {
                 let list: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-                vec![
+                let mut probes = vec![
                     probe("resolve", Ok(list.join(", "))),
                     probe("connect", connect(&addresses)),
-                ]
+                ];
+                if let Some(tls) = tls {
+                    probes.push(probe("TLS", shake_hands(name, &addresses, tls)));
+                }
+                probes
             }
         },
     }
@@ -196,6 +218,34 @@ fn connect(addresses: &[SocketAddr]) -> Result<String, String> {
             "{} takes connections; not so {refused}",
             taken.join(", ")
         )),
+    }
+}
+
+/// Good when the first address that takes a connection shows a good certificate. What it thinks of ours may come later,
+/// with the first request (TLS 1.3), so that is not told.
+fn shake_hands(name: &str, addresses: &[SocketAddr], tls: &ClientTls) -> Result<String, String> {
+    let (side, _) = ClientSide::load(tls.clone(), name).map_err(|error| error.to_string())?;
+    let connect = |address| TcpStream::connect_timeout(address, CONNECT_MAX).ok();
+    let mut stream = addresses
+        .iter()
+        .find_map(connect)
+        .ok_or("no connection to try it on")?;
+    let limited = stream
+        .set_read_timeout(Some(CONNECT_MAX))
+        .and_then(|()| stream.set_write_timeout(Some(CONNECT_MAX)));
+    limited.map_err(|error| error.to_string())?;
+    let greeting = side.own();
+    let mut session = rustls::ClientConnection::new(greeting.config, greeting.name)
+        .map_err(|error| TlsFailure::of(&error).to_string())?;
+    match session.complete_io(&mut stream) {
+        Ok(_) => Ok(format!("its certificate for {} is good", tls.server_name)),
+        Err(error) => {
+            let failure = error.get_ref().and_then(|inner| inner.downcast_ref());
+            Err(failure.map_or_else(
+                || error.to_string(),
+                |failure| TlsFailure::of(failure).to_string(),
+            ))
+        }
     }
 }
 
@@ -252,7 +302,7 @@ mod tests {
             ),
             ("file", in_folder(&file), &[("write", false)]),
         ] {
-            let probes = probe_one(name, &target);
+            let probes = probe_one(name, &target, None);
             let found: Vec<_> = probes.iter().map(|probe| (probe.what, probe.good)).collect();
             assert_eq!(found, expected, "{name}: {probes:?}");
         }
@@ -261,7 +311,7 @@ mod tests {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         reserved.bind(&any.into()).unwrap();
         let port = reserved.local_addr().unwrap().as_socket().unwrap().port();
-        let probes = probe_one("refused", &http("127.0.0.1", port));
+        let probes = probe_one("refused", &http("127.0.0.1", port), None);
         assert!(
             !probes[1].good && probes[1].says.contains("would wait"),
             "{probes:?}"

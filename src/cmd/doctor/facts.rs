@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Resource, getrlimit};
 
 use crate::cmd::folder;
+use crate::runtime::tls::client::system_roots;
 use crate::runtime::{self, engine};
 
 /// Above this a cgroup v1 limit means none: the kernel shows the largest number of whole pages.
@@ -65,6 +66,8 @@ pub struct Facts {
     pub cgroup: CgroupLimits,
     /// Of the host, in bytes.
     pub memory: Option<u64>,
+    /// Certificates that the system trusts.
+    pub root_certificates: usize,
     pub archive_name: PathBuf,
     /// Bytes free, or why it cannot be written.
     pub archive: Result<u64, String>,
@@ -101,6 +104,7 @@ impl Facts {
             cpus_online: text("/sys/devices/system/cpu/online").and_then(|list| count_in_list(&list)),
             cgroup: CgroupLimits::of(&text("/proc/self/cgroup").unwrap_or_default(), text),
             memory: text("/proc/meminfo").and_then(|info| memory_total(&info)),
+            root_certificates: system_roots().count,
             archive_name: archive.to_owned(),
             archive: writable(archive),
         }

@@ -27,7 +27,7 @@ use crate::config::{AuthPlan, DestinationPlan, DestinationTarget, ProxyPlan};
 use crate::fanout::{Push, RecordId};
 use crate::outbound::backoff;
 use crate::outbound::classify::{Asked, Decision, Leniency, classify};
-use crate::outbound::connection::{AttemptError, Connection, Scratch};
+use crate::outbound::connection::{AttemptError, Connection, Entry, Scratch};
 use crate::outbound::credentials::Credentials;
 use crate::outbound::head::{HeadWriter, Trace};
 use crate::outbound::secrets::SecretFiles;
@@ -35,6 +35,7 @@ use crate::runtime::clock::{self, Mono};
 use crate::runtime::engine::{EngineChoice, probe};
 use crate::runtime::run_local;
 use crate::runtime::sweeper::Sweeper;
+use crate::runtime::tls::client::ClientSide;
 use crate::spool::keeper::rebuild;
 use crate::spool::{self, Meta, ReadError, RealDisk, Store, StoreLimits, Sums};
 
@@ -90,6 +91,10 @@ pub fn run(args: &super::Args, drain: &Args) -> anyhow::Result<ExitCode> {
     let Some(head) = head else {
         bail!("--to: a folder cannot be drained to; give an http:// URL")
     };
+    let tls = match &drain.to.tls {
+        Some(tls) => Some(ClientSide::load(tls.clone(), "--to")?.0),
+        None => None,
+    };
     let _lock = spool::lock(&args.spool)?;
     let disk = RealDisk::existing(&folder.folder);
     // Nothing is appended, so no limit matters.
@@ -105,6 +110,7 @@ pub fn run(args: &super::Args, drain: &Args) -> anyhow::Result<ExitCode> {
     let drainer = Rc::new(Drainer {
         plan: drain.to.clone(),
         head,
+        tls,
         address,
         room: Semaphore::new(PERMITS),
         turn: tokio::sync::Mutex::new(()),
@@ -174,6 +180,7 @@ fn tell(destination: &str, work: &Work) -> ExitCode {
 struct Drainer {
     plan: DestinationPlan,
     head: HeadWriter,
+    tls: Option<Arc<ClientSide>>,
     address: SocketAddr,
     /// What bodies may still take.
     room: Semaphore,
@@ -375,7 +382,11 @@ impl Lane {
     async fn connect(&self, deadline: Mono) -> Result<Connection, AttemptError> {
         let left = deadline.since(clock::now());
         let silence_max = self.drainer.plan.remote_timeout;
-        Connection::open(self.drainer.address, left, silence_max, &self.sweeper).await
+        let entry = self.drainer.tls.as_ref().map(|side| Entry {
+            tunnel: None,
+            greeting: side.own(),
+        });
+        Connection::open(self.drainer.address, entry, left, silence_max, &self.sweeper).await
     }
 
     async fn exchange(
