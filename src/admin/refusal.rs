@@ -15,7 +15,7 @@ pub fn meaning(reason: &str) -> &'static str {
 }
 
 /// The first match counts; a `*` at the end stands for anything.
-const MEANINGS: [(&str, &str); 53] = [
+const MEANINGS: [(&str, &str); 54] = [
     (
         "not_found",
         "No such path. Clients push to /ingest or /push.v1.PusherService/Push.",
@@ -30,7 +30,7 @@ const MEANINGS: [(&str, &str); 53] = [
     ),
     (
         "unsupported_media_type",
-        "A Push with a Content-Type that is neither protobuf, JSON nor gRPC-Web.",
+        "A Push with a Content-Type that is neither protobuf, JSON, gRPC-Web, nor (over HTTP/2) gRPC.",
     ),
     (
         "unsupported_encoding",
@@ -46,7 +46,7 @@ const MEANINGS: [(&str, &str); 53] = [
     ),
     (
         "grpc_web_frame",
-        "A gRPC-Web Push whose frame is cut short, too long or of an unknown kind.",
+        "A gRPC or gRPC-Web Push whose frame is cut short, too long or of an unknown kind.",
     ),
     ("protobuf_malformed", "A Push whose body is no PushRequest."),
     ("json_malformed", "A JSON Push whose body is no PushRequest."),
@@ -120,6 +120,10 @@ const MEANINGS: [(&str, &str); 53] = [
     (
         "tls_on_plain_port",
         "A client speaks TLS to this plain HTTP port: its URL should begin with http://.",
+    ),
+    (
+        "http2_in_cleartext",
+        "A client speaks HTTP/2 (mostly gRPC) in cleartext: give --h2c, or let it use TLS.",
     ),
     (
         "http_on_tls_port",
