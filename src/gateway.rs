@@ -27,6 +27,7 @@ use crate::admin::Observed;
 use crate::config::{AckPolicy, AuthPlan, DestinationPlan, DestinationTarget, Plan};
 use crate::fanout::call::CALLS_WAITING_MAX;
 use crate::fanout::{Calls, DestinationId, DropReason, Fanout, Gate};
+use crate::inbound::http2::{self, SideDoor, Visitors};
 use crate::inbound::tally::Tally;
 use crate::inbound::{Connections, Inbound, InboundSetup};
 use crate::outbound::addresses::{Addresses, Lookup, Resolver};
@@ -56,6 +57,9 @@ const LAST_OUTCOMES_WAIT: Duration = Duration::from_millis(200);
 /// After giving up, how long what is left in memory may take to get to the spools.
 const LAST_WRITES_WAIT: Duration = Duration::from_secs(20);
 
+/// What clients may choose from by ALPN, the best first: those that know both and need HTTP/2 (gRPC) leave the choice to us.
+const PROTOCOLS: [&str; 2] = ["h2", "http/1.1"];
+
 /// A running gateway, seen from the control plane.
 pub struct Gateway {
     /// What it does.
@@ -64,7 +68,7 @@ pub struct Gateway {
     pub engine: Verdict,
     /// Its destinations.
     pub gates: Vec<&'static Gate>,
-    /// The counters of its inbound cores.
+    /// The counters of its inbound cores, and of the side door where there is one.
     pub tallies: Vec<Arc<Tally>>,
     /// Its client connections.
     pub connections: Arc<Connections>,
@@ -80,6 +84,7 @@ pub struct Gateway {
     http: Vec<HttpDestination>,
     keepers: Vec<Keeper>,
     certificates: Vec<Watched>,
+    side_door: Option<(InboundSetup, Visitors)>,
     lookups: Option<mpsc::UnboundedReceiver<Lookup>>,
 }
 
@@ -133,8 +138,11 @@ impl Gateway {
             calls,
         } = prepare_http(&plan, &gates, clients, &resolver)?;
         let archives = start_archives(&plan, &gates)?;
-        let connections = Arc::new(Connections::new(plan.conn_limit, plan.inbound_cores()));
-        let tallies: Vec<Arc<Tally>> = (0..plan.inbound_cores()).map(|_| Arc::default()).collect();
+        // The side door has idle connections too, and so a place beside the cores.
+        let connections = Arc::new(Connections::new(plan.conn_limit, plan.inbound_cores() + 1));
+        let mut tallies: Vec<Arc<Tally>> = (0..plan.inbound_cores()).map(|_| Arc::default()).collect();
+        let (side_door, visitors) = SideDoor::new();
+        let has_side_door = plan.h2c || tls.is_some();
         let relabel = Relabel::new(&plan.relabel).context("--relabel")?;
         let rules = LabelRules::new(plan.external_labels.clone()).context("--external-label")?;
         let rules = rules.with_relabel(relabel);
@@ -146,6 +154,7 @@ impl Gateway {
             memory: memory.clone(),
             connections: connections.clone(),
             tls,
+            side_door: has_side_door.then_some(side_door),
             tally: Arc::default(),
             phase: phase_receiver.clone(),
         };
@@ -182,6 +191,17 @@ impl Gateway {
                 .context("a core ended before it had started")?
                 .context("a core cannot start")?;
         }
+        let side_door = has_side_door.then(|| {
+            // Counts beside the cores.
+            tallies.push(shared.tally.clone());
+            // The door stays open for as long as a core has it.
+            let setup = InboundSetup {
+                core: plan.inbound_cores(),
+                side_door: None,
+                ..shared
+            };
+            (setup, visitors)
+        });
         let lookups = Some(lookups);
         let started_unix_ms = u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX);
         Ok(Self {
@@ -200,6 +220,7 @@ impl Gateway {
             http,
             keepers,
             certificates,
+            side_door,
             lookups,
         })
     }
@@ -242,6 +263,13 @@ impl Gateway {
     pub fn spawn_rotation(&mut self) {
         for watched in self.certificates.drain(..).filter(|one| !one.files.is_empty()) {
             tokio::task::spawn_local(files::keep_fresh(watched));
+        }
+    }
+
+    /// Starts serving clients that speak HTTP/2. Must be called on a tokio `LocalSet`.
+    pub fn spawn_side_door(&mut self) {
+        if let Some((setup, visitors)) = self.side_door.take() {
+            tokio::task::spawn_local(http2::serve(visitors, setup));
         }
     }
 
@@ -357,7 +385,7 @@ fn bind(plan: &Plan) -> anyhow::Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>)>
 /// What handshakes with clients go by, if they speak TLS.
 fn server_side(plan: &Plan, certificates: &mut Vec<Watched>) -> anyhow::Result<Option<Arc<ServerSide>>> {
     let Some(tls) = &plan.tls else { return Ok(None) };
-    let (side, watched) = ServerSide::load(tls.clone(), &["http/1.1"])?;
+    let (side, watched) = ServerSide::load(tls.clone(), &PROTOCOLS)?;
     certificates.push(watched);
     Ok(Some(side))
 }

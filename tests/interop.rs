@@ -17,6 +17,7 @@ use interop::{Server, call, cases, interop};
 use serde_json::{Value, json};
 use support::engines;
 use support::gateway::Gateway;
+use support::tls::Authority;
 
 /// Cases with tests of their own below, or that take their input elsewhere.
 const OTHER_CASES: [&str; 6] = [
@@ -326,6 +327,69 @@ fn a_client_that_waits_only_so_long_is_told_and_its_profile_arrives() {
         assert!(timeout_ms(first) <= 300, "{context}\n{first}");
         assert!(timeout_ms(second) > 300, "{context}\n{second}");
         assert_eq!(first["series"], second["series"], "{context}");
+    }
+}
+
+#[test]
+fn what_the_real_grpc_client_sends_arrives() {
+    let Some(program) = interop() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let authority = Authority::new("the client trusts it");
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, authority.pem()).expect("a folder of ours");
+    let files = authority.issue(&["127.0.0.1"]).write(folder.path(), "server");
+    let path = |path: &std::path::Path| path.to_str().expect("plain").to_owned();
+    let (cert, key, ca) = (path(&files.cert), path(&files.key), path(&ca));
+    for engine in engines() {
+        for in_tls in [false, true] {
+            let server = Server::start(program, &[]);
+            let flags = match in_tls {
+                false => vec!["--ack", "all", "--h2c"],
+                true => vec!["--ack", "all", "--tls-cert-file", &cert, "--tls-key-file", &key],
+            };
+            let gateway = gateway(engine, &[&server], &flags);
+            let url = match in_tls {
+                false => gateway.url(),
+                true => format!("https://{}", gateway.address),
+            };
+            let mut expected = Vec::new();
+            for case in cases(program)
+                .iter()
+                .filter(|case| !OTHER_CASES.contains(&&***case))
+            {
+                for wire in [
+                    &["--wire", "grpc"][..],
+                    &["--wire", "grpc", "--gzip"],
+                    &["--wire", "grpc-json"],
+                ] {
+                    let flags = match in_tls {
+                        false => wire.to_vec(),
+                        true => [wire, &["--ca", &ca]].concat(),
+                    };
+                    let line = call(program, &url, case, &flags);
+                    let context = format!("{case} {wire:?}, TLS {in_tls}, under {engine}");
+                    assert_result(&line, &context);
+                    assert_eq!(line["http"]["proto"], "HTTP/2.0", "{context}: {line}");
+                    expected.extend(forwarded(&line));
+                }
+            }
+            if in_tls {
+                // Connect and gRPC-Web go the same way: Go's client offers HTTP/2 to everybody.
+                for wire in ["connect", "connect-json", "grpc-web"] {
+                    let line = call(program, &url, "connect-proto", &["--wire", wire, "--ca", &ca]);
+                    assert_result(&line, wire);
+                    assert_eq!(line["http"]["proto"], "HTTP/2.0", "{line}");
+                    expected.extend(forwarded(&line));
+                }
+            }
+            gateway.end_whole();
+            let seen: Vec<Value> = server.end();
+            for (seen, series) in seen.iter().zip(&expected) {
+                assert_eq!(&seen["series"], series, "TLS {in_tls} under {engine}: {seen}");
+                assert_head(seen, "gRPC");
+            }
+            assert_eq!(seen.len(), expected.len(), "TLS {in_tls} under {engine}");
+        }
     }
 }
 

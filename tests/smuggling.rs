@@ -164,7 +164,7 @@ refused! {
     request_in_the_request_line: "RFC 9112 3", "GET / HTTP/1.1 SMUGGLED" => "400 request_line_spaces";
     version_09: "HTTP/0.9 downgrade", "GET /\r\nHost: h\r\n\r\n" => "400 version_missing";
     version_tab: "RFC 9112 3, lenient white space", "GET /\tHTTP/1.1\r\nHost: h\r\n\r\n" => "400 control_byte";
-    http2_preface: "RFC 9113 3.4", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" => "505 version_unsupported";
+    http2_preface: "RFC 9113 3.4", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" => "301 http2_in_cleartext";
     user_in_absolute_target: "RFC 9110 4.2.4", "GET http://h@evil/ HTTP/1.1\r\nHost: h\r\n\r\n" => "400 target_authority";
     backslash_in_authority: "URL parser confusion", "GET http://h\\evil/ HTTP/1.1\r\nHost: h\r\n\r\n" => "400 target_authority";
     expect_obfuscated: "PortSwigger, HTTP/1.1 Must Die (0.CL by Expect)", "POST / HTTP/1.1\r\nHost: h\r\nExpect: y 100-continue\r\nContent-Length: 5\r\n\r\n0\r\n\r\nSMUGGLED" => "417 expect_unknown";
@@ -268,7 +268,7 @@ refused! {
     expect_list: "PortSwigger, HTTP/1.1 Must Die (0.CL by Expect)", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue, 100-continue\r\nContent-Length: 5\r\n\r\nhelloSMUGGLED" => "417 expect_unknown";
     expect_twice_other: "PortSwigger, HTTP/1.1 Must Die (0.CL by Expect)", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nExpect: x\r\nContent-Length: 5\r\n\r\nhelloSMUGGLED" => "417 expect_unknown";
     expect_empty: "PortSwigger, HTTP/1.1 Must Die (0.CL by Expect)", "POST / HTTP/1.1\r\nHost: h\r\nExpect:\r\nContent-Length: 5\r\n\r\nhelloSMUGGLED" => "417 expect_unknown";
-    preface_behind_an_upgrade: "h2c smuggling (Bishop Fox)", "POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Length: 5\r\n\r\nhelloPRI * HTTP/2.0\r\n\r\nSM\r\n\r\nSMUGGLED" => "505 version_unsupported" after (200, "hello");
+    preface_behind_an_upgrade: "h2c smuggling (Bishop Fox)", "POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Length: 5\r\n\r\nhelloPRI * HTTP/2.0\r\n\r\nSM\r\n\r\nSMUGGLED" => "301 http2_in_cleartext" after (200, "hello");
     smuggled_length_is_odd: "Http11Probe CLTE-SMUGGLED-GET-CL-PLUS", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhelloPOST / HTTP/1.1\r\nHost: h\r\nContent-Length: +2\r\n\r\nhi" => "400 content_length_invalid" after (200, "hello");
 }
 

@@ -15,7 +15,7 @@ pub fn meaning(reason: &str) -> &'static str {
 }
 
 /// The first match counts; a `*` at the end stands for anything.
-const MEANINGS: [(&str, &str); 57] = [
+const MEANINGS: [(&str, &str); 58] = [
     (
         "not_found",
         "No such path. Clients push to /ingest or /push.v1.PusherService/Push.",
@@ -42,7 +42,7 @@ const MEANINGS: [(&str, &str); 57] = [
     ),
     (
         "unsupported_media_type",
-        "A Push with a Content-Type that is neither protobuf, JSON nor gRPC-Web.",
+        "A Push with a Content-Type that is neither protobuf, JSON, gRPC-Web, nor (over HTTP/2) gRPC.",
     ),
     (
         "unsupported_encoding",
@@ -58,7 +58,7 @@ const MEANINGS: [(&str, &str); 57] = [
     ),
     (
         "grpc_web_frame",
-        "A gRPC-Web Push whose frame is cut short, too long or of an unknown kind.",
+        "A gRPC or gRPC-Web Push whose frame is cut short, too long or of an unknown kind.",
     ),
     ("protobuf_malformed", "A Push whose body is no PushRequest."),
     ("json_malformed", "A JSON Push whose body is no PushRequest."),
@@ -136,6 +136,10 @@ const MEANINGS: [(&str, &str); 57] = [
     (
         "tls_on_plain_port",
         "A client speaks TLS to this plain HTTP port: its URL should begin with http://.",
+    ),
+    (
+        "http2_in_cleartext",
+        "A client speaks HTTP/2 (mostly gRPC) in cleartext: give --h2c, or let it use TLS.",
     ),
     (
         "http_on_tls_port",

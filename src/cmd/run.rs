@@ -73,6 +73,7 @@ async fn serve(plan: Plan, verdict: engine::Verdict) -> anyhow::Result<ExitCode>
     let mut gateway = Gateway::start(plan, verdict)?;
     gateway.spawn_keepers();
     gateway.spawn_rotation();
+    gateway.spawn_side_door();
     let (admin_stop, admin_stopped) = oneshot::channel::<()>();
     if let Some(listener) = admin {
         tracing::info!(address = %listener.local_addr()?, "admin port");

@@ -149,6 +149,10 @@ pub struct Flags {
     #[arg(long, env = "PYROTEE_TLS_MIN_VERSION", value_name = "VERSION")]
     pub tls_min_version: Option<TlsVersion>,
 
+    /// Also serve HTTP/2 (gRPC) in cleartext, to clients that begin with it. With TLS it is served anyway.
+    #[arg(long, env = "PYROTEE_H2C")]
+    pub h2c: bool,
+
     /// Where profiles go; repeat for several. `http://HOST[:PORT][/PATH]`, `https://...` or `file:DIR`, with an optional
     /// name in front and options behind: `eu=http://pyroscope:4040,max-age=30m,header.X-Scope-OrgID=team`. Options:
     /// queue-limit, spool-limit, max-age, inflight, remote-timeout, min-backoff, max-backoff, max-retries,

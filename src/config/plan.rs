@@ -41,6 +41,8 @@ pub struct Plan {
     pub listen: Vec<SocketAddr>,
     /// TLS on those addresses, if they speak it.
     pub tls: Option<ServerTls>,
+    /// Whether HTTP/2 is served in cleartext.
+    pub h2c: bool,
     /// Address of the admin port, if there is one.
     pub admin: Option<SocketAddr>,
     /// Where profiles go; never empty.
@@ -181,6 +183,7 @@ impl Plan {
         let plan = Self {
             listen: listen(flags, &mut errors),
             tls: server_tls(flags, &mut errors),
+            h2c: flags.h2c,
             admin: admin(flags, &mut errors),
             external_labels: external_labels(flags, &mut errors),
             relabel: relabel(flags, file, &mut errors),
@@ -640,6 +643,11 @@ fn server_tls(flags: &Flags, errors: &mut Errors) -> Option<ServerTls> {
         ),
         _ => {}
     }
+    if flags.h2c && flags.tls_cert_file.is_some() {
+        let problem =
+            "is for cleartext; with TLS HTTP/2 is served to every client that asks for it, so leave it out";
+        errors.add("--h2c", "", problem);
+    }
     match (&flags.tls_cert_file, &flags.tls_key_file) {
         (Some(cert_file), Some(key_file)) => Some(ServerTls {
             cert_file: cert_file.clone(),
@@ -862,6 +870,11 @@ mod tests {
                 "folder",
             ),
             (&["--to", "https://a,tls-cert-file=c"], "--to", "tls-key-file"),
+            (
+                &["--tls-cert-file", "c", "--tls-key-file", "k", "--h2c"],
+                "--h2c",
+                "cleartext",
+            ),
             (&["--tls-cert-file", "c"], "--tls-cert-file", "--tls-key-file"),
             (&["--tls-key-file", "k"], "--tls-key-file", "--tls-cert-file"),
             (

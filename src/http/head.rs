@@ -238,6 +238,9 @@ pub enum HeadError {
     /// A version other than 1.0 and 1.1: 505.
     #[error("this HTTP version is not supported here; speak HTTP/1.1")]
     VersionUnsupported,
+    /// The preface of HTTP/2 (RFC 9113 section 3.4).
+    #[error("HTTP/2 in cleartext is not served here; use TLS, or let the operator set --h2c")]
+    Http2,
     /// RFC 9112 section 3.2: 400 for HTTP/1.1 without Host.
     #[error("the Host header is missing; HTTP/1.1 needs one")]
     HostMissing,
@@ -260,6 +263,8 @@ impl HeadError {
             Self::Framing(error) => error.status(),
             Self::ExpectUnknown => 417,
             Self::VersionUnsupported => 505,
+            // WIRE.md 3.5: so Go's server answers it, and closes.
+            Self::Http2 => 301,
             _ => 400,
         }
     }
@@ -281,6 +286,7 @@ impl HeadError {
             Self::VersionMissing => "version_missing",
             Self::VersionInvalid => "version_invalid",
             Self::VersionUnsupported => "version_unsupported",
+            Self::Http2 => "http2_in_cleartext",
             Self::HostMissing => "host_missing",
             Self::HostRepeated => "host_repeated",
             Self::HostInvalid => "host_invalid",
@@ -394,6 +400,9 @@ fn parse_request_line(line: &[u8], at: usize) -> Result<RequestLine, HeadError> 
     if memchr(b' ', version).is_some() {
         return Err(HeadError::RequestLineSpaces);
     }
+    if line == HTTP2_PREFACE_LINE {
+        return Err(HeadError::Http2);
+    }
     let version = parse_version(version)?;
     let target = parse_target(target, at + method_len + 1, method)?;
     Ok(RequestLine {
@@ -496,6 +505,9 @@ const LEADING_LINES_MAX: usize = 4;
 /// ContentType handshake, RFC 8446 section 5.1.
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// How a connection in HTTP/2 begins that was not agreed on by TLS (RFC 9113 section 3.4), up to its first CRLF.
+const HTTP2_PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0";
+
 const SCHEMES: [&[u8]; 2] = [b"http://", b"https://"];
 
 #[cfg(test)]
@@ -595,7 +607,8 @@ mod tests {
         tab_between: "GET\t/ HTTP/1.1\r\nHost: h\r\n\r\n" => "400 control_byte";
         version_09: "GET /\r\n\r\n" => "400 version_missing";
         version_20: "GET / HTTP/2.0\r\nHost: h\r\n\r\n" => "505 version_unsupported";
-        version_20_preface: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" => "505 version_unsupported";
+        version_20_preface: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" => "301 http2_in_cleartext";
+        version_20_other: "PRI / HTTP/2.0\r\n\r\nSM\r\n\r\n" => "505 version_unsupported";
         version_30: "GET / HTTP/3.0\r\nHost: h\r\n\r\n" => "505 version_unsupported";
         version_12: "GET / HTTP/1.2\r\nHost: h\r\n\r\n" => "505 version_unsupported";
         version_0_9: "GET / HTTP/0.9\r\nHost: h\r\n\r\n" => "505 version_unsupported";
@@ -733,6 +746,7 @@ mod tests {
     fn every_error_says_what_to_do() {
         let errors = [
             HeadError::Tls,
+            HeadError::Http2,
             HeadError::HostMissing,
             HeadError::ExpectUnknown,
             LineError::BareLf.into(),

@@ -16,22 +16,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use monoio::net::TcpStream;
-use smallvec::SmallVec;
 
-use super::handshake;
+use super::http2::Visitor;
 use super::inlet::{Inlet, ReceiveError};
 use super::tally::{Closed, RouteLabel};
-use super::understand::{Dress, Refusal, dress, ingest_query, message, push_body};
-use super::{Inbound, Place};
-use crate::config::{AckPolicy, LabelMode};
+use super::understand::{Dress, HeadLines, Prepared, Refusal, Wanted, parts, place_of, prepare, put};
+use super::{DISK_LOOK_EVERY, DISK_LOOKS, Inbound, Place, handshake, reply};
 use crate::fanout::call::CallAnswer;
 use crate::fanout::push::PushParts;
-use crate::fanout::{AckMode, Push};
 use crate::http::answer;
-use crate::http::{Answer, Connection, Framing, Method, RequestHead, reason_phrase};
-use crate::profile::connect::{self, ACCEPT_POST, Code, Protocol};
-use crate::profile::grpc_web;
-use crate::profile::route::{Route, Routed, route};
+use crate::http::{Answer, Connection, Framing, HeadError, Method, RequestHead};
+use crate::profile::route::Route;
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::pool::Charge;
 use crate::runtime::socket;
@@ -55,10 +50,6 @@ const LAST_REQUEST_WAIT: Duration = Duration::from_millis(50);
 const TURNS_GIVEN: usize = 8;
 const TURN_MIN: Duration = Duration::from_millis(1);
 
-/// How often a push looks whether the disk has caught up before it goes on regardless, one second in all.
-const DISK_LOOKS: usize = 200;
-const DISK_LOOK_EVERY: Duration = Duration::from_millis(5);
-
 /// Serves one connection in cleartext to its end. Whatever is built before the first wait is not part of what a connection
 /// holds.
 pub fn serve(stream: TcpStream, inbound: Rc<Inbound>, place: Place) -> impl Future<Output = ()> {
@@ -74,9 +65,25 @@ pub async fn serve_tls(stream: TcpStream, inbound: Rc<Inbound>, side: Arc<Server
     let fd = stream.as_raw_fd();
     let watch = Rc::new(inbound.sweeper.watch(fd));
     // A handshake needs much memory and little time: it lives on the heap only as long as it takes.
-    let shaken = Box::pin(handshake::shake_hands(stream, &inbound, &side, &watch)).await;
-    if let Some(halves) = shaken {
-        Client::new(fd, halves, watch, inbound).run(place).await;
+    let shaken = match Box::pin(handshake::shake_hands(stream, &inbound, &side, &watch)).await {
+        Ok(shaken) => shaken,
+        Err(closed) => return inbound.setup.tally.closed(closed),
+    };
+    match (&inbound.setup.side_door, shaken.is_http2()) {
+        (Some(door), true) => match shaken.into_parts() {
+            Ok((stream, session, received)) => door.let_in(Visitor {
+                stream,
+                session: Some(session),
+                received,
+                place,
+            }),
+            Err(_) => inbound.setup.tally.refused("accept_failed"),
+        },
+        _ => {
+            Client::new(fd, shaken.into_halves(), watch, inbound)
+                .run(place)
+                .await
+        }
     }
 }
 
@@ -93,6 +100,19 @@ pub(super) struct Client {
     out: Vec<u8>,
     /// When the last answer was out, or the connection came.
     idle_since: Mono,
+    /// Whether a request in HTTP/1.1 has come already.
+    has_served: bool,
+}
+
+/// What comes after a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Another one.
+    Wait,
+    /// The end.
+    Close,
+    /// It was none: HTTP/2 begins.
+    HandOver,
 }
 
 /// What became of a request before its answer is written.
@@ -105,15 +125,6 @@ pub(super) struct Handled {
     pub(super) passed: Option<CallAnswer>,
     /// For a long answer.
     pub(super) _charge: Option<Charge>,
-}
-
-/// What a head alone says of a push.
-struct Prepared {
-    dress: Option<Dress>,
-    /// The outgoing query; `None` where a relabel rule drops the profile.
-    query: Option<Bytes>,
-    /// Header lines that every destination gets.
-    fields: Bytes,
 }
 
 /// Whether the client is still sending.
@@ -129,7 +140,7 @@ impl Client {
         let setup = &inbound.setup;
         let inlet = Inlet::new(reader, watch.clone(), setup.memory.clone(), setup.tally.clone());
         Self {
-            retire_at: inbound.retire_at(),
+            retire_at: inbound.setup.retire_at(),
             closed: Closed::Client,
             inbound,
             fd,
@@ -138,6 +149,7 @@ impl Client {
             writer,
             out: Vec::new(),
             idle_since: clock::now(),
+            has_served: false,
         }
     }
 
@@ -146,10 +158,37 @@ impl Client {
     fn run(self, place: Place) -> impl Future<Output = ()> {
         let mut client = self;
         async move {
-            while client.wait().await && Box::pin(client.serve_one()).await {}
+            loop {
+                if !client.wait().await {
+                    break;
+                }
+                match Box::pin(client.serve_one()).await {
+                    Next::Wait => {}
+                    Next::Close => break,
+                    Next::HandOver => return client.hand_over(place),
+                }
+            }
             client.inbound.setup.tally.closed(client.closed);
             drop(client);
             drop(place);
+        }
+    }
+
+    /// The client speaks HTTP/2: the control plane goes on with it.
+    fn hand_over(mut self, place: Place) {
+        let (received, reader) = self.inlet.give_up();
+        match (
+            &self.inbound.setup.side_door,
+            stream::into_std(reader, self.writer),
+        ) {
+            (Some(door), Ok(Some(stream))) => door.let_in(Visitor {
+                stream,
+                session: None,
+                received,
+                place,
+            }),
+            (_, Err(_)) => self.inbound.setup.tally.refused("accept_failed"),
+            (None, _) | (_, Ok(None)) => {} // it is in cleartext, and there is a door where --h2c is
         }
     }
 
@@ -190,21 +229,33 @@ impl Client {
         self.retire_at != Mono::NEVER && clock::now() >= self.retire_at
     }
 
-    /// Serves the request that has begun to arrive. Returns whether the connection goes on.
-    async fn serve_one(&mut self) -> bool {
+    /// Serves the request that has begun to arrive.
+    async fn serve_one(&mut self) -> Next {
         let started = clock::now();
         let limit = self.inbound.setup.plan.read_timeout;
         self.watch.arm(started.after(limit), Expiry::StopReceiving);
         let head = match self.inlet.head().await {
             Ok(head) => head,
-            Err(ReceiveError::Truncated) => return false,
+            Err(ReceiveError::Truncated) => return Next::Close,
+            Err(ReceiveError::Head(HeadError::Http2)) if self.may_speak_http2() => return Next::HandOver,
             Err(error) => {
                 Box::pin(self.refuse_head(error.into(), started)).await;
-                return false;
+                return Next::Close;
             }
         };
+        self.has_served = true;
         let handled = self.handle(&head, started).await;
-        self.answer(&head, handled, started).await
+        if self.answer(&head, handled, started).await {
+            Next::Wait
+        } else {
+            Next::Close
+        }
+    }
+
+    /// Whether a preface of HTTP/2 is welcome here: at the beginning, and where the operator says so, which is in cleartext
+    /// only.
+    fn may_speak_http2(&self) -> bool {
+        self.inbound.setup.plan.h2c && !self.has_served
     }
 
     /// Everything from a head to a result.
@@ -218,15 +269,18 @@ impl Client {
             _charge: None,
         };
         let bytes = self.inlet.head_bytes();
-        let routed = route(head.method == Method::Post, head.target.path.of(bytes));
-        let route = match routed {
-            Routed::Route(route) => route,
-            Routed::Debuginfo(procedure, path) => {
+        let query = head.target.query.map(|query| query.of(bytes));
+        let path = head.target.path.of(bytes);
+        let route = match place_of(head.method == Method::Post, path, query) {
+            Ok(Wanted::Push(route, label)) => {
+                handled.route = label;
+                route
+            }
+            Ok(Wanted::Debuginfo(procedure, path)) => {
                 // Rare, and its state is large.
                 return Box::pin(self.pass_through(procedure, path, head, started)).await;
             }
-            other => {
-                let refusal = self.refuse_route(other, head);
+            Err(refusal) => {
                 if let Refusal::Redirect(location) = &refusal {
                     // Once here and once in the answer.
                     match self.charge(2 * location.len()) {
@@ -241,12 +295,14 @@ impl Client {
                 return handled;
             }
         };
-        handled.route = if route == Route::Ingest {
-            RouteLabel::Ingest
-        } else {
-            RouteLabel::Push
+        let length = match head.framing {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
         };
-        handled.result = match self.prepare(route, head) {
+        let lines = HeadLines { head, bytes };
+        let setup = &self.inbound.setup;
+        let query = query.unwrap_or_default();
+        handled.result = match prepare(setup, &self.inbound.bench, route, query, &lines, length) {
             Ok(prepared) => {
                 handled.dress = prepared.dress;
                 self.receive_and_offer(route, head, started, prepared, &mut handled)
@@ -267,86 +323,6 @@ impl Client {
         }
         let charge = self.inbound.setup.memory.try_charge(bytes);
         charge.map(Some).ok_or(ReceiveError::NoMemory)
-    }
-
-    fn refuse_route(&self, routed: Routed, head: &RequestHead) -> Refusal {
-        match routed {
-            Routed::MethodNotAllowed => Refusal::MethodNotAllowed,
-            Routed::PostOnly => Refusal::PostOnly,
-            Routed::Malformed => Refusal::malformed_path(),
-            Routed::Redirect(path) => {
-                let mut location = path.into_bytes();
-                if let Some(query) = head.target.query {
-                    location.push(b'?');
-                    location.extend_from_slice(query.of(self.inlet.head_bytes()));
-                }
-                Refusal::Redirect(location)
-            }
-            Routed::NotFound | Routed::Route(_) | Routed::Debuginfo(..) => Refusal::NotFound,
-        }
-    }
-
-    /// What the head alone says: the outgoing query and header lines, or a refusal before any of the body is read.
-    fn prepare(&self, route: Route, head: &RequestHead) -> Result<Prepared, (Option<Dress>, Refusal)> {
-        let setup = &self.inbound.setup;
-        let bytes = self.inlet.head_bytes();
-        let query = head.target.query.map_or(&[][..], |query| query.of(bytes));
-        let verbatim = setup.plan.labels == LabelMode::Verbatim;
-        let dress = match route {
-            Route::Ingest => None,
-            Route::Push => Some(dress(head, bytes)?),
-        };
-        let query = match (route, verbatim) {
-            (_, true) => Some(Bytes::copy_from_slice(query)),
-            (Route::Ingest, false) => {
-                let mut rewriter = self.inbound.rewriter.borrow_mut();
-                let mut scratch = self.inbound.scratch();
-                ingest_query(query, &mut rewriter, &mut scratch).map_err(|refusal| (None, refusal))?
-            }
-            (Route::Push, false) => Some(Bytes::new()),
-        };
-        if let Framing::Length(length) = head.framing
-            && length > setup.plan.body_limit
-        {
-            return Err((dress, ReceiveError::TooLarge.into()));
-        }
-        let fields = self.fields(head, dress.and_then(|dress| outgoing_type(dress, verbatim)));
-        Ok(Prepared { dress, query, fields })
-    }
-
-    /// The header lines that every destination gets: what is said of the body, and what is passed on. `rewritten` is the
-    /// content type of a body that we have made ourselves.
-    fn fields(&self, head: &RequestHead, rewritten: Option<&'static str>) -> Bytes {
-        let bytes = self.inlet.head_bytes();
-        let mut out = self.inbound.scratch();
-        let mut pass = |name: &[u8], value: &[u8]| {
-            out.extend_from_slice(name);
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value);
-            out.extend_from_slice(b"\r\n");
-        };
-        if let Some(content_type) = rewritten {
-            pass(b"Content-Type", content_type.as_bytes());
-        } else {
-            head.values(bytes, "content-type")
-                .for_each(|value| pass(b"Content-Type", value));
-            // Row 24 (D): what the client says about its bytes stays true of them.
-            head.values(bytes, "content-encoding")
-                .for_each(|value| pass(b"Content-Encoding", value));
-        }
-        let passed = &self.inbound.setup.plan.pass_headers;
-        if !passed.is_empty() {
-            for field in &head.fields {
-                let name = field.name.of(bytes);
-                if passed
-                    .iter()
-                    .any(|wanted| name.eq_ignore_ascii_case(wanted.as_bytes()))
-                {
-                    pass(name, field.value.of(bytes));
-                }
-            }
-        }
-        Bytes::copy_from_slice(&out)
     }
 
     /// Header lines of the client with these names, and those of `--pass-header`.
@@ -389,69 +365,11 @@ impl Client {
         handled.body = BodyState::Received;
         self.watch.disarm();
         let accepted = if was_here { started } else { clock::now() };
-        let Prepared {
-            query: Some(query),
-            fields,
-            ..
-        } = prepared
-        else {
-            setup.tally.relabelled(1, 1);
-            return Ok(());
-        };
-        let timeout = handled.dress.and_then(|dress| dress.timeout);
-        let mut parts = PushParts {
-            route,
-            query,
-            fields,
-            segments: SmallVec::new(),
-            bytes: body.bytes,
-            profile_bytes: body.bytes,
-            profiles: 1,
-            accepted,
-            accepted_unix_ms: clock::unix_ms(accepted),
-            client_deadline: timeout.map_or(Mono::NEVER, |timeout| started.after(timeout)),
-            pinned_bytes: body.pinned_bytes,
-            charge: None,
-        };
-        let mut rejected = None;
-        let mut new_bytes = 0;
-        match handled.dress {
-            Some(dress) if setup.plan.labels == LabelMode::Alloy => {
-                let spliced = push_body(body, dress, &setup.rules, setup.plan.body_limit, &setup.memory)?;
-                if spliced.relabelled > 0 {
-                    setup
-                        .tally
-                        .relabelled(spliced.relabelled, spliced.relabel_dropped);
-                }
-                rejected = Refusal::from_rejected(&spliced.rejected, spliced.rejected_count);
-                if spliced.series == 0 {
-                    return rejected.map_or(Ok(()), Err);
-                }
-                new_bytes = spliced.new_bytes;
-                parts.bytes = spliced.bytes;
-                parts.profile_bytes = spliced.raw_bytes;
-                parts.profiles = spliced.profiles;
-                parts.segments = spliced.segments;
-            }
-            // A destination speaks Connect: what is in the frame passes through, the frame does not.
-            Some(dress) if dress.codec.protocol() == Protocol::GrpcWeb => {
-                parts.segments = message(body, dress, setup.plan.body_limit, &setup.memory)?;
-                parts.bytes = parts.segments.iter().map(|segment| segment.len() as u64).sum();
-                parts.profile_bytes = parts.bytes;
-            }
-            _ => {
-                if route == Route::Ingest && !setup.rules.relabel().is_empty() {
-                    setup.tally.relabelled(1, 0);
-                }
-                parts.segments = body.segments;
-            }
-        }
-        // Inflated or rewritten, a body pins what it has become.
-        parts.pinned_bytes = parts.pinned_bytes.max(parts.bytes);
         drop(meanwhile);
-        let charge = setup.memory.try_charge(parts.overhead() + new_bytes);
-        parts.charge = Some(charge.ok_or(ReceiveError::NoMemory)?);
-        offer(&inbound, parts).await?;
+        let (parts, rejected) = parts(setup, route, prepared, body, started, accepted)?;
+        if let Some(parts) = parts {
+            offer(&inbound, parts).await?;
+        }
         rejected.map_or(Ok(()), Err)
     }
 
@@ -496,7 +414,7 @@ impl Client {
         if skips && connection == Connection::Close {
             return Box::pin(self.answer_and_close(head, handled, started)).await;
         }
-        let status = self.write_result(head, &handled, connection);
+        let status = self.write_handled(head.method, &handled, connection);
         let sent = self.send().await;
         self.count(head.method, &handled, status, started);
         if !sent {
@@ -540,7 +458,7 @@ impl Client {
         if self.closed == Closed::Client && handled.body == BodyState::Broken {
             self.closed = Closed::Error;
         }
-        let status = self.write_result(head, &handled, Connection::Close);
+        let status = self.write_handled(head.method, &handled, Connection::Close);
         self.send_and_linger().await;
         self.count(head.method, &handled, status, started);
         false
@@ -556,7 +474,7 @@ impl Client {
             passed: None,
             _charge: None,
         };
-        let status = self.write_plain(&handled, false, Connection::Close);
+        let status = self.write_result(Method::Other, None, &handled.result, Connection::Close);
         self.send_and_linger().await;
         self.count(Method::Other, &handled, status, started);
     }
@@ -571,22 +489,10 @@ impl Client {
     }
 
     /// Writes the answer into `out` and returns its status.
-    fn write_result(&mut self, head: &RequestHead, handled: &Handled, connection: Connection) -> u16 {
-        if let Some(passed) = &handled.passed {
-            return self.write_passed(passed, connection);
-        }
-        match (handled.dress, &handled.result) {
-            (None, Ok(())) => {
-                self.out.clear();
-                self.out.extend_from_slice(answer::ok(connection));
-                200
-            }
-            (Some(dress), _) if dress.codec.protocol() == Protocol::GrpcWeb => {
-                self.write_grpc_web(dress, &handled.result, connection)
-            }
-            (Some(dress), Ok(())) => self.write_connect_ok(dress, connection),
-            (Some(_), Err(refusal)) => self.write_connect_error(refusal, connection),
-            (None, Err(_)) => self.write_plain(handled, head.method == Method::Head, connection),
+    fn write_handled(&mut self, method: Method, handled: &Handled, connection: Connection) -> u16 {
+        match &handled.passed {
+            Some(passed) => self.write_passed(passed, connection),
+            None => self.write_result(method, handled.dress, &handled.result, connection),
         }
     }
 
@@ -596,116 +502,34 @@ impl Client {
             .iter()
             .map(|(name, value)| (*name, &**value))
             .collect();
-        self.write(&Answer {
+        self.out.clear();
+        let answer = Answer {
             headers: &headers,
             body: &passed.body,
             ..Answer::empty(passed.status, connection)
-        })
-    }
-
-    fn write_connect_ok(&mut self, dress: Dress, connection: Connection) -> u16 {
-        let body = connect::success_body(dress.codec.is_json(), dress.gzip_answer);
-        let headers: &[(&str, &str)] = match dress.gzip_answer {
-            true => &[("Accept-Encoding", "gzip"), ("Content-Encoding", "gzip")],
-            false => &[("Accept-Encoding", "gzip")],
         };
-        let content_type = Some(dress.codec.as_str());
-        self.write(&Answer {
-            content_type,
-            headers,
-            body: &body,
-            ..Answer::empty(200, connection)
-        })
-    }
-
-    fn write_connect_error(&mut self, refusal: &Refusal, connection: Connection) -> u16 {
-        let (code, message, retry_after) = connect_error(refusal);
-        let mut body = Vec::new();
-        connect::write_error(code, &message, &mut body);
-        self.write(&Answer {
-            content_type: Some("application/json"),
-            headers: &[("Accept-Encoding", "gzip")],
-            retry_after_secs: retry_after,
-            body: &body,
-            ..Answer::empty(code.http_status(), connection)
-        })
-    }
-
-    fn write_grpc_web(&mut self, dress: Dress, result: &Result<(), Refusal>, connection: Connection) -> u16 {
-        let content_type = Some(dress.codec.as_str());
-        match result {
-            Ok(()) => {
-                let body = grpc_web::success_frames(dress.codec.is_json(), dress.gzip_answer);
-                let headers: &[(&str, &str)] = match dress.gzip_answer {
-                    true => &[("Grpc-Accept-Encoding", "gzip"), ("Grpc-Encoding", "gzip")],
-                    false => &[("Grpc-Accept-Encoding", "gzip")],
-                };
-                self.write(&Answer {
-                    content_type,
-                    headers,
-                    body: &body,
-                    ..Answer::empty(200, connection)
-                })
-            }
-            Err(refusal) => {
-                let (code, message, _) = connect_error(refusal);
-                let (number, message) = (code.grpc_number().to_string(), grpc_web::percent_encode(&message));
-                let headers: &[(&str, &str)] = &[
-                    ("Grpc-Accept-Encoding", "gzip"),
-                    ("Grpc-Status", &number),
-                    ("Grpc-Message", &message),
-                ];
-                self.write(&Answer {
-                    content_type,
-                    headers,
-                    ..Answer::empty(200, connection)
-                })
-            }
-        }
-    }
-
-    /// A refusal in plain HTTP.
-    fn write_plain(&mut self, handled: &Handled, head_only: bool, connection: Connection) -> u16 {
-        let Err(refusal) = &handled.result else { return 200 };
-        let text;
-        let answer = match refusal {
-            Refusal::NotFound => Answer::not_found(connection),
-            Refusal::MethodNotAllowed => Answer::method_not_allowed(connection),
-            Refusal::PostOnly => Answer {
-                headers: &[("Allow", "POST")],
-                ..Answer::method_not_allowed(connection)
-            },
-            Refusal::Redirect(location) => Answer::moved(location, connection),
-            Refusal::UnsupportedMediaType => Answer {
-                headers: &[("Accept-Post", ACCEPT_POST)],
-                ..Answer::empty(415, connection)
-            },
-            Refusal::Because {
-                status,
-                message,
-                retry_after,
-                ..
-            } => {
-                text = format!("{message}\n");
-                let answer = Answer::text(*status, text.as_bytes(), connection);
-                Answer {
-                    retry_after_secs: *retry_after,
-                    ..answer
-                }
-            }
-            Refusal::Relayed { status, .. } => {
-                text = format!("{}\n", reason_phrase(*status));
-                Answer::text(*status, text.as_bytes(), connection)
-            }
-            Refusal::Unanswered => Answer::text(500, b"Failed to process request\n", connection),
-        };
-        self.write(&if head_only { answer.for_head() } else { answer })
-    }
-
-    fn write(&mut self, answer: &Answer<'_>) -> u16 {
-        self.out.clear();
         answer.write(&mut self.out);
         answer.status
+    }
+
+    /// Writes the answer into `out` and returns its status.
+    fn write_result(
+        &mut self,
+        method: Method,
+        dress: Option<Dress>,
+        result: &Result<(), Refusal>,
+        connection: Connection,
+    ) -> u16 {
+        self.out.clear();
+        if let (None, Ok(())) = (dress, result) {
+            self.out.extend_from_slice(answer::ok(connection));
+            return 200;
+        }
+        let out = &mut self.out;
+        reply::answer(dress, result, method == Method::Head, connection, |answer| {
+            answer.write(out);
+            answer.status
+        })
     }
 
     /// Sends `out`. Returns whether the client took it.
@@ -731,33 +555,14 @@ impl Client {
     }
 }
 
-/// The content type of a Push body that we make ourselves; `None` where the client's passes through.
-fn outgoing_type(dress: Dress, verbatim: bool) -> Option<&'static str> {
-    match (verbatim, dress.codec.protocol()) {
-        (false, _) => Some("application/proto"),
-        (true, Protocol::GrpcWeb) if dress.codec.is_json() => Some("application/json"),
-        (true, Protocol::GrpcWeb) => Some("application/proto"),
-        (true, _) => None,
-    }
-}
-
 /// Puts a push on every queue, and waits for its verdict where the policy says so.
 async fn offer(inbound: &Inbound, parts: PushParts) -> Result<(), Refusal> {
-    let setup = &inbound.setup;
-    let mode = match setup.plan.ack {
-        AckPolicy::Queued => AckMode::Detached,
-        AckPolicy::First => AckMode::First,
-        AckPolicy::All => AckMode::All,
-        AckPolicy::Stored => AckMode::Stored,
-    };
-    let deadline = parts.client_deadline;
-    let push = Arc::new(Push::new(parts, mode, setup.fanout.len()));
     wait_for_disk(inbound).await;
-    setup.fanout.offer(&push)?;
-    if mode == AckMode::Detached {
+    let deadline = parts.client_deadline;
+    let Some(push) = put(&inbound.setup, parts)? else {
         give_way(inbound).await;
         return Ok(());
-    }
+    };
     let verdict = match deadline {
         Mono::NEVER => push.verdict().await,
         deadline => {
@@ -790,23 +595,5 @@ async fn give_way(inbound: &Inbound) {
             return;
         }
         monoio::time::sleep(TURN_MIN).await;
-    }
-}
-
-/// A refusal as a Connect or gRPC error: code, message, and when to come back.
-fn connect_error(refusal: &Refusal) -> (Code, String, Option<u64>) {
-    match refusal {
-        Refusal::Because {
-            code,
-            message,
-            retry_after,
-            ..
-        } => (*code, message.clone(), *retry_after),
-        Refusal::Relayed { status, code } => {
-            let code = code.unwrap_or_else(|| Code::from_http_status(*status));
-            (code, format!("a destination answered {status}"), None)
-        }
-        Refusal::Unanswered => (Code::Unavailable, "no destination answered".into(), None),
-        other => (Code::Unknown, other.reason().replace('_', " "), None),
     }
 }

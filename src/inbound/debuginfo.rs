@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::client::{BodyState, Client, Handled};
 use super::inlet::ReceiveError;
 use super::tally::RouteLabel;
-use super::understand::{Refusal, dress};
+use super::understand::{HeadLines, Refusal, dress};
 use crate::fanout::call::{Call, CallAnswer, PIECES_WAITING_MAX, Piece};
 use crate::http::RequestHead;
 use crate::profile::route::Procedure;
@@ -77,7 +77,8 @@ impl Client {
         started: Mono,
         handled: &mut Handled,
     ) -> Result<CallAnswer, Refusal> {
-        match dress(head, self.inlet.head_bytes()) {
+        let bytes = self.inlet.head_bytes();
+        match dress(&HeadLines { head, bytes }) {
             Ok(dress) => handled.dress = Some(dress),
             Err((dress, refusal)) => {
                 handled.dress = dress;

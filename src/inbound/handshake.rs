@@ -1,4 +1,4 @@
-//! The beginning of a TLS connection: from an accepted socket to its two halves, or to a last word and a counter.
+//! The beginning of a TLS connection: from an accepted socket to one that has shaken hands, or to a last word and a counter.
 //!
 //! A client has `--read-timeout` from its first byte to the end of the handshake, and as long for its first byte; until
 //! that comes it is idle and makes room for others. One that speaks HTTP in cleartext is told so in cleartext, as Go's
@@ -9,12 +9,12 @@ use std::rc::Rc;
 use monoio::io::AsyncWriteRentExt;
 use monoio::net::TcpStream;
 
-use super::tally::RouteLabel;
+use super::tally::{Closed, RouteLabel};
 use super::{Inbound, PARTING_MAX, part_from};
 use crate::http::{Answer, Connection, Method};
 use crate::runtime::clock::{self, Mono};
-use crate::runtime::stream::{Handshake, Reader, Writer};
-use crate::runtime::sweeper::{Expiry, Watch};
+use crate::runtime::stream::{Handshake, Shaken};
+use crate::runtime::sweeper::{Ended, Expiry, Watch};
 use crate::runtime::tls::server::ServerSide;
 use crate::runtime::tls::{Session, TlsFailure};
 
@@ -23,19 +23,22 @@ const PLAIN_HTTP: &[u8] = b"Client sent an HTTP request to an HTTPS server.\n";
 /// The metric label of those.
 const PLAIN_HTTP_LABEL: &str = "http_on_tls_port";
 
-/// Shakes hands with a client. `None`: it is not served, which has been counted and told.
+/// Shakes hands with a client.
+///
+/// # Errors
+/// Why it is not served; it has been told, and its refusal is counted.
 pub async fn shake_hands(
     stream: TcpStream,
     inbound: &Rc<Inbound>,
     side: &ServerSide,
     watch: &Watch,
-) -> Option<(Reader, Writer)> {
+) -> Result<Shaken, Closed> {
     let limit = inbound.setup.plan.read_timeout;
     let session = match Session::server(side.config()) {
         Ok(session) => session,
         Err(failure) => {
             count(inbound, failure);
-            return None;
+            return Err(Closed::Error);
         }
     };
     let mut handshake = Handshake::new(stream, session);
@@ -43,22 +46,27 @@ pub async fn shake_hands(
     watch.set_idle(now, now.after(limit));
     let first = handshake.first_bytes(watch.cancel_handle(false)).await;
     if !matches!(first, Ok(1..)) {
-        if watch.expired() && clock::now() >= now.after(limit) {
-            count(inbound, TlsFailure::TimedOut);
-        }
-        return None;
+        return Err(match watch.ended() {
+            Some(Ended::Deadline) => {
+                count(inbound, TlsFailure::TimedOut);
+                Closed::IdleTimeout
+            }
+            Some(Ended::MadeRoom) => Closed::MadeRoom,
+            Some(Ended::ShutDown) => Closed::Shutdown,
+            None => Closed::Client,
+        });
     }
     watch.set_busy();
     let started = clock::now();
     watch.arm(started.after(limit), Expiry::Stop);
     if is_plain_http(handshake.received()) {
         tell_off(handshake.into_stream(), inbound, started).await;
-        return None;
+        return Err(Closed::Error);
     }
     match handshake.complete().await {
-        Ok(halves) => {
+        Ok(shaken) => {
             watch.disarm();
-            Some(halves)
+            Ok(shaken)
         }
         Err((failure, mut stream)) => {
             count(
@@ -70,7 +78,7 @@ pub async fn shake_hands(
                 },
             );
             let _ = monoio::time::timeout(PARTING_MAX, part_from(&mut stream)).await;
-            None
+            Err(Closed::Error)
         }
     }
 }

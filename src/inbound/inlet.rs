@@ -151,6 +151,7 @@ impl Inlet {
                         (result, slice.into_inner())
                     }
                     Reader::Tls(tls) => Box::pin(tls.read(buffer, room, Some(cancel))).await,
+                    Reader::Gone => (Ok(0), buffer),
                 }
             };
             self.buffer = buffer;
@@ -198,6 +199,12 @@ impl Inlet {
     /// The bytes of the head at hand.
     pub fn head_bytes(&self) -> &[u8] {
         &self.buffer[self.start..]
+    }
+
+    /// Gives up receiving: what has come and is not yet part of a request, and the half to receive more from.
+    pub fn give_up(&mut self) -> (Vec<u8>, Reader) {
+        let received = self.buffer[self.start..].to_vec();
+        (received, std::mem::replace(&mut self.reader, Reader::Gone))
     }
 
     /// Whether all of the body of `head` is here already.

@@ -8,12 +8,16 @@
 //! new client waits, at most [`ROOM_WAIT`], and is then told 503, so nobody hangs. Clients behind it wait in the kernel's
 //! backlog. Where file descriptors run out before the limit is reached, idle connections make room likewise.
 //!
+//! A client that speaks HTTP/2 is handed to the control plane, which understands it by the same code ([`http2`]).
+//!
 //! With TLS a connection begins with a handshake (`handshake`).
 
 pub mod client;
 mod debuginfo;
 mod handshake;
+pub mod http2;
 pub mod inlet;
+mod reply;
 pub mod tally;
 pub mod understand;
 
@@ -42,6 +46,7 @@ use crate::runtime::pool::MemoryBudget;
 use crate::runtime::socket;
 use crate::runtime::sweeper::{SWEEP_EVERY, Sweeper};
 use crate::runtime::tls::server::ServerSide;
+use http2::SideDoor;
 use tally::Tally;
 
 /// How long a client beyond the connection limit waits for room.
@@ -68,6 +73,10 @@ const SCRATCH_BYTES_KEPT: usize = 64 << 10;
 const LAST_ACCEPT_WAIT: Duration = Duration::from_millis(5);
 /// How long it stays open at most, where somebody always comes.
 const LAST_ACCEPTS_MAX: Duration = Duration::from_millis(100);
+
+/// How often a push looks whether the disk has caught up before it goes on regardless, one second in all.
+const DISK_LOOKS: usize = 200;
+const DISK_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// How long the last word to a client that is not served may take to arrive.
 const PARTING_MAX: Duration = Duration::from_secs(1);
@@ -197,18 +206,51 @@ pub struct InboundSetup {
     pub connections: Arc<Connections>,
     /// TLS, where clients speak it.
     pub tls: Option<Arc<ServerSide>>,
+    /// To the control plane, for clients that speak HTTP/2.
+    pub side_door: Option<SideDoor>,
     /// This core's counters.
     pub tally: Arc<Tally>,
     /// How far the process is.
     pub phase: PhaseReceiver,
 }
 
+impl InboundSetup {
+    /// When a connection that begins now is too old.
+    fn retire_at(&self) -> Mono {
+        let age = self.plan.max_connection_age;
+        let spread = 1.0 - AGE_JITTER + 2.0 * AGE_JITTER * fastrand::f64();
+        age.map_or(Mono::NEVER, |age| clock::now().after(age.mul_f64(spread)))
+    }
+}
+
+/// What one thread understands requests with.
+pub struct Bench {
+    rewriter: RefCell<Rewriter>,
+    scratch: RefCell<Vec<u8>>,
+}
+
+impl Bench {
+    fn new(setup: &InboundSetup) -> Self {
+        Self {
+            rewriter: RefCell::new(Rewriter::new(setup.rules.clone(), LabelLimits::default())),
+            scratch: RefCell::default(),
+        }
+    }
+
+    /// Memory to write short text in, empty.
+    fn scratch(&self) -> RefMut<'_, Vec<u8>> {
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.clear();
+        scratch.shrink_to(SCRATCH_BYTES_KEPT);
+        scratch
+    }
+}
+
 /// The inbound role of one core.
 pub struct Inbound {
     setup: InboundSetup,
     sweeper: Rc<Sweeper>,
-    rewriter: RefCell<Rewriter>,
-    scratch: RefCell<Vec<u8>>,
+    bench: Bench,
     draining: Cell<bool>,
 }
 
@@ -223,8 +265,7 @@ impl Inbound {
         sweeper: Rc<Sweeper>,
     ) -> io::Result<Rc<Self>> {
         let inbound = Rc::new(Self {
-            rewriter: RefCell::new(Rewriter::new(setup.rules.clone(), LabelLimits::default())),
-            scratch: RefCell::default(),
+            bench: Bench::new(&setup),
             setup,
             sweeper,
             draining: Cell::new(false),
@@ -239,24 +280,9 @@ impl Inbound {
         Ok(inbound)
     }
 
-    /// Memory to write short text in, empty.
-    fn scratch(&self) -> RefMut<'_, Vec<u8>> {
-        let mut scratch = self.scratch.borrow_mut();
-        scratch.clear();
-        scratch.shrink_to(SCRATCH_BYTES_KEPT);
-        scratch
-    }
-
     /// Whether a shutdown has begun: answers then close their connection.
     pub fn is_draining(&self) -> bool {
         self.draining.get()
-    }
-
-    /// When a connection that begins now is too old.
-    fn retire_at(&self) -> Mono {
-        let age = self.setup.plan.max_connection_age;
-        let spread = 1.0 - AGE_JITTER + 2.0 * AGE_JITTER * fastrand::f64();
-        age.map_or(Mono::NEVER, |age| clock::now().after(age.mul_f64(spread)))
     }
 
     async fn follow_phase(self: Rc<Self>) {

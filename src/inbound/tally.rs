@@ -88,14 +88,17 @@ pub enum CopySite {
     TinyChunks,
     /// A head that outgrew its buffer, and body bytes behind it.
     HeadGrowth,
+    /// Bodies that came over HTTP/2: taken out of its frames.
+    Http2,
 }
 
 impl CopySite {
     /// Every site, in the order of its index.
-    pub const ALL: [(Self, &'static str); 3] = [
+    pub const ALL: [(Self, &'static str); 4] = [
         (Self::Pipelined, "pipelined"),
         (Self::TinyChunks, "tiny_chunks"),
         (Self::HeadGrowth, "head_growth"),
+        (Self::Http2, "http2"),
     ];
 }
 

@@ -1,5 +1,9 @@
-//! What a request means: from a head and a body to the parts of a push, or a refusal.
+//! What a request means: from its lines and its body to the parts of a push, or a refusal. The same for every carrier:
+//! HTTP/1.1 (`client`) and HTTP/2 (`http2`) bring [`Lines`] and a [`Body`].
 //!
+//! ```text
+//!  place_of ─▶ prepare (lines alone) ─▶ the carrier receives the body ─▶ parts ─▶ put: on every queue
+//! ```
 //! Everything that can be refused at once is refused here, before or after the body as early as it can be known. The one
 //! place where errors become answers is [`Refusal`].
 
@@ -10,7 +14,11 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::inlet::{Body, ReceiveError};
-use crate::fanout::{OfferRefused, Verdict};
+use super::tally::RouteLabel;
+use super::{Bench, InboundSetup};
+use crate::config::{AckPolicy, LabelMode};
+use crate::fanout::push::PushParts;
+use crate::fanout::{AckMode, OfferRefused, Push, Verdict};
 use crate::http::{
     ChunkLimits, ChunkedDecoder, Framing, HeadLimits, HeadReader, Method, Piece, Progress, RequestHead,
 };
@@ -23,7 +31,8 @@ use crate::profile::json::{self, JsonLimits};
 use crate::profile::labels::{LabelLimits, LabelRules};
 use crate::profile::push::{RejectedSeries, Spliced, splice};
 use crate::profile::rewriter::Rewriter;
-use crate::profile::route::{Route, Routed, route};
+use crate::profile::route::{Procedure, Route, Routed, route};
+use crate::runtime::clock::{self, Mono};
 use crate::runtime::pool::{Charge, MemoryBudget, hold_charge};
 
 /// Why a request is not served. One variant per kind of answer.
@@ -213,6 +222,270 @@ impl From<FrameError> for Refusal {
     }
 }
 
+/// How a request has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// HTTP/1.0 or 1.1.
+    Http1,
+    /// HTTP/2: gRPC can be answered, for there are trailers.
+    Http2,
+}
+
+/// The header lines of a request, whichever way they have come.
+pub trait Lines {
+    /// How.
+    const CARRIER: Carrier;
+
+    /// The first value of `name`, which is in lower case.
+    fn value(&self, name: &'static str) -> Option<&[u8]>;
+
+    /// Calls `visit` with every value of `name`, in order.
+    fn values(&self, name: &'static str, visit: impl FnMut(&[u8]));
+
+    /// Calls `visit` with every name and value.
+    fn each(&self, visit: impl FnMut(&[u8], &[u8]));
+}
+
+/// The lines of a head as it lies in its buffer.
+pub struct HeadLines<'a> {
+    /// The head.
+    pub head: &'a RequestHead,
+    /// The buffer, from where the head begins.
+    pub bytes: &'a [u8],
+}
+
+impl Lines for HeadLines<'_> {
+    const CARRIER: Carrier = Carrier::Http1;
+
+    fn value(&self, name: &'static str) -> Option<&[u8]> {
+        self.head.value(self.bytes, name)
+    }
+
+    fn values(&self, name: &'static str, visit: impl FnMut(&[u8])) {
+        self.head.values(self.bytes, name).for_each(visit);
+    }
+
+    fn each(&self, mut visit: impl FnMut(&[u8], &[u8])) {
+        for field in &self.head.fields {
+            visit(field.name.of(self.bytes), field.value.of(self.bytes));
+        }
+    }
+}
+
+/// What a request wants.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// To push.
+    Push(Route, RouteLabel),
+    /// To be passed through, with the clean path to ask with.
+    Debuginfo(Procedure, String),
+}
+
+/// Where a request belongs.
+///
+/// # Errors
+/// 404, 405, or where to go instead.
+pub fn place_of(is_post: bool, path: &[u8], query: Option<&[u8]>) -> Result<Wanted, Refusal> {
+    match route(is_post, path) {
+        Routed::Route(Route::Ingest) => Ok(Wanted::Push(Route::Ingest, RouteLabel::Ingest)),
+        Routed::Route(Route::Push) => Ok(Wanted::Push(Route::Push, RouteLabel::Push)),
+        Routed::Debuginfo(procedure, path) => Ok(Wanted::Debuginfo(procedure, path)),
+        Routed::PostOnly => Err(Refusal::PostOnly),
+        Routed::MethodNotAllowed => Err(Refusal::MethodNotAllowed),
+        Routed::Malformed => Err(Refusal::malformed_path()),
+        Routed::Redirect(path) => {
+            let mut location = path.into_bytes();
+            if let Some(query) = query {
+                location.push(b'?');
+                location.extend_from_slice(query);
+            }
+            Err(Refusal::Redirect(location))
+        }
+        Routed::NotFound => Err(Refusal::NotFound),
+    }
+}
+
+/// What a request's lines come to.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// How a Push client is spoken to; `None` for `/ingest`.
+    pub dress: Option<Dress>,
+    /// The outgoing query; `None` where a relabel rule drops the profile.
+    pub query: Option<Bytes>,
+    /// The header lines that every destination gets.
+    pub fields: Bytes,
+}
+
+/// What the lines alone say. `length` is the body's, where they tell it.
+///
+/// # Errors
+/// Why the request is refused before any of its body is read, and the dress to say it in, where that is known.
+pub fn prepare<L: Lines>(
+    setup: &InboundSetup,
+    bench: &Bench,
+    route: Route,
+    query: &[u8],
+    lines: &L,
+    length: Option<u64>,
+) -> Result<Prepared, (Option<Dress>, Refusal)> {
+    let verbatim = setup.plan.labels == LabelMode::Verbatim;
+    let dress = match route {
+        Route::Ingest => None,
+        Route::Push => Some(dress(lines)?),
+    };
+    let query = match (route, verbatim) {
+        (_, true) => Some(Bytes::copy_from_slice(query)),
+        (Route::Ingest, false) => {
+            let (mut rewriter, mut scratch) = (bench.rewriter.borrow_mut(), bench.scratch());
+            ingest_query(query, &mut rewriter, &mut scratch).map_err(|refusal| (None, refusal))?
+        }
+        (Route::Push, false) => Some(Bytes::new()),
+    };
+    if length.is_some_and(|length| length > setup.plan.body_limit) {
+        return Err((dress, ReceiveError::TooLarge.into()));
+    }
+    let fields = outgoing_fields(
+        &mut bench.scratch(),
+        lines,
+        &setup.plan.pass_headers,
+        dress.and_then(|dress| outgoing_type(dress, verbatim)),
+    );
+    Ok(Prepared { dress, query, fields })
+}
+
+/// The header lines that every destination gets: what is said of the body, and what is passed on. `rewritten` is the
+/// content type of a body that we have made ourselves. `out` is memory to work in.
+fn outgoing_fields(
+    out: &mut Vec<u8>,
+    lines: &impl Lines,
+    passed: &[String],
+    rewritten: Option<&'static str>,
+) -> Bytes {
+    let mut pass = |name: &[u8], value: &[u8]| {
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    };
+    if let Some(content_type) = rewritten {
+        pass(b"Content-Type", content_type.as_bytes());
+    } else {
+        lines.values("content-type", |value| pass(b"Content-Type", value));
+        // Row 24 (D): what the client says about its bytes stays true of them.
+        lines.values("content-encoding", |value| pass(b"Content-Encoding", value));
+    }
+    if !passed.is_empty() {
+        lines.each(|name, value| {
+            if passed
+                .iter()
+                .any(|wanted| name.eq_ignore_ascii_case(wanted.as_bytes()))
+            {
+                pass(name, value);
+            }
+        });
+    }
+    Bytes::copy_from_slice(out)
+}
+
+/// The content type of a Push body that we make ourselves; `None` where the client's passes through.
+fn outgoing_type(dress: Dress, verbatim: bool) -> Option<&'static str> {
+    match (verbatim, dress.codec.protocol()) {
+        (false, _) => Some("application/proto"),
+        (true, Protocol::Connect) => None,
+        (true, _) if dress.codec.is_json() => Some("application/json"),
+        (true, _) => Some("application/proto"),
+    }
+}
+
+/// The parts of a push whose body is here since `accepted`, and the refusal of series that were left out (row 99). No parts: nothing good was
+/// in it, and the refusal is the whole answer.
+///
+/// # Errors
+/// Why none of it is taken.
+pub fn parts(
+    setup: &InboundSetup,
+    route: Route,
+    prepared: Prepared,
+    body: Body,
+    started: Mono,
+    accepted: Mono,
+) -> Result<(Option<PushParts>, Option<Refusal>), Refusal> {
+    let Prepared { dress, query, fields } = prepared;
+    let Some(query) = query else {
+        setup.tally.relabelled(1, 1);
+        return Ok((None, None));
+    };
+    let timeout = dress.and_then(|dress| dress.timeout);
+    let mut parts = PushParts {
+        route,
+        query,
+        fields,
+        segments: SmallVec::new(),
+        bytes: body.bytes,
+        profile_bytes: body.bytes,
+        profiles: 1,
+        accepted,
+        accepted_unix_ms: clock::unix_ms(accepted),
+        client_deadline: timeout.map_or(Mono::NEVER, |timeout| started.after(timeout)),
+        pinned_bytes: body.pinned_bytes,
+        charge: None,
+    };
+    let mut rejected = None;
+    let mut new_bytes = 0;
+    match dress {
+        Some(dress) if setup.plan.labels == LabelMode::Alloy => {
+            let spliced = push_body(body, dress, &setup.rules, setup.plan.body_limit, &setup.memory)?;
+            if spliced.relabelled > 0 {
+                setup
+                    .tally
+                    .relabelled(spliced.relabelled, spliced.relabel_dropped);
+            }
+            rejected = Refusal::from_rejected(&spliced.rejected, spliced.rejected_count);
+            if spliced.series == 0 {
+                return Ok((None, rejected));
+            }
+            new_bytes = spliced.new_bytes;
+            parts.bytes = spliced.bytes;
+            parts.profile_bytes = spliced.raw_bytes;
+            parts.profiles = spliced.profiles;
+            parts.segments = spliced.segments;
+        }
+        // A destination speaks Connect: what is in the frame passes through, the frame does not.
+        Some(dress) if dress.codec.protocol() != Protocol::Connect => {
+            parts.segments = message(body, dress, setup.plan.body_limit, &setup.memory)?;
+            parts.bytes = parts.segments.iter().map(|segment| segment.len() as u64).sum();
+            parts.profile_bytes = parts.bytes;
+        }
+        _ => {
+            if route == Route::Ingest && !setup.rules.relabel().is_empty() {
+                setup.tally.relabelled(1, 0);
+            }
+            parts.segments = body.segments;
+        }
+    }
+    // Inflated or rewritten, a body pins what it has become.
+    parts.pinned_bytes = parts.pinned_bytes.max(parts.bytes);
+    let charge = setup.memory.try_charge(parts.overhead() + new_bytes);
+    parts.charge = Some(charge.ok_or(ReceiveError::NoMemory)?);
+    Ok((Some(parts), rejected))
+}
+
+/// Puts a push on every queue. Returns it where the policy says that its verdict is waited for.
+///
+/// # Errors
+/// When a queue may not overflow and is full.
+pub fn put(setup: &InboundSetup, parts: PushParts) -> Result<Option<Arc<Push>>, Refusal> {
+    let mode = match setup.plan.ack {
+        AckPolicy::Queued => AckMode::Detached,
+        AckPolicy::First => AckMode::First,
+        AckPolicy::All => AckMode::All,
+        AckPolicy::Stored => AckMode::Stored,
+    };
+    let push = Arc::new(Push::new(parts, mode, setup.fanout.len()));
+    setup.fanout.offer(&push)?;
+    Ok((mode != AckMode::Detached).then_some(push))
+}
+
 /// How a Push client is to be spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dress {
@@ -231,23 +504,17 @@ pub struct Dress {
 /// # Errors
 /// 415, or the code that WIRE.md 3.2 and 3.5 give for a bad header. The dress, where known, comes along so that the
 /// refusal is spoken in it.
-pub fn dress(head: &RequestHead, bytes: &[u8]) -> Result<Dress, (Option<Dress>, Refusal)> {
-    let codec =
-        Codec::parse(head.value(bytes, "content-type")).filter(|codec| codec.protocol() != Protocol::Grpc);
+pub fn dress<L: Lines>(lines: &L) -> Result<Dress, (Option<Dress>, Refusal)> {
+    let codec = Codec::parse(lines.value("content-type"))
+        .filter(|codec| codec.protocol() != Protocol::Grpc || L::CARRIER == Carrier::Http2);
     let Some(codec) = codec else {
         return Err((None, Refusal::UnsupportedMediaType));
     };
-    let is_web = codec.protocol() == Protocol::GrpcWeb;
-    let (encoding, accept) = if is_web {
-        (
-            head.value(bytes, "grpc-encoding"),
-            head.value(bytes, "grpc-accept-encoding"),
-        )
+    let is_framed = codec.protocol() != Protocol::Connect;
+    let (encoding, accept) = if is_framed {
+        (lines.value("grpc-encoding"), lines.value("grpc-accept-encoding"))
     } else {
-        (
-            head.value(bytes, "content-encoding"),
-            head.value(bytes, "accept-encoding"),
-        )
+        (lines.value("content-encoding"), lines.value("accept-encoding"))
     };
     let plain = Dress {
         codec,
@@ -263,15 +530,15 @@ pub fn dress(head: &RequestHead, bytes: &[u8]) -> Result<Dress, (Option<Dress>, 
     };
     let gzip_request = connect::is_gzip_encoded(encoding)
         .map_err(|error| refuse(error.code(), "unsupported_encoding", error.to_string()))?;
-    if !is_web {
-        connect::check_version(head.value(bytes, "connect-protocol-version"))
+    if !is_framed {
+        connect::check_version(lines.value("connect-protocol-version"))
             .map_err(|error| refuse(error.code(), "connect_version", error.to_string()))?;
     }
-    let timeout = if is_web {
-        grpc_web::parse_timeout(head.value(bytes, "grpc-timeout"))
+    let timeout = if is_framed {
+        grpc_web::parse_timeout(lines.value("grpc-timeout"))
             .map_err(|error| refuse(error.code(), "timeout_malformed", error.to_string()))?
     } else {
-        match connect::parse_timeout(head.value(bytes, "connect-timeout-ms"))
+        match connect::parse_timeout(lines.value("connect-timeout-ms"))
             .map_err(|error| refuse(error.code(), "timeout_malformed", error.to_string()))?
         {
             Timeout::None => None,
@@ -338,7 +605,7 @@ pub fn push_body(
     })
 }
 
-/// The message of a Push without its gRPC-Web frame and gzip.
+/// The message of a Push without its gRPC or gRPC-Web frame and gzip.
 ///
 /// # Errors
 /// The codes of WIRE.md 3.2 and 3.5.
@@ -350,7 +617,7 @@ pub fn message(
 ) -> Result<SmallVec<[Bytes; 4]>, Refusal> {
     let mut segments = body.segments;
     let mut is_gzipped = dress.gzip_request && body.bytes > 0;
-    if dress.codec.protocol() == Protocol::GrpcWeb {
+    if dress.codec.protocol() != Protocol::Connect {
         let message = grpc_web::unframe(&segments, dress.gzip_request)?;
         is_gzipped = message.compressed;
         segments = message.segments;
@@ -453,7 +720,10 @@ pub fn fuzz_connection(data: &[u8]) {
                 );
             }
             Routed::Route(Route::Push) => {
-                if let Ok(dress) = dress(&head, rest) {
+                if let Ok(dress) = dress(&HeadLines {
+                    head: &head,
+                    bytes: rest,
+                }) {
                     let spliced = push_body(body, dress, &rules, BODY_LIMIT, &memory);
                     let bytes =
                         |spliced: &Spliced| spliced.segments.iter().map(|one| one.len() as u64).sum::<u64>();

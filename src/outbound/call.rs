@@ -83,7 +83,7 @@ impl Destination {
             &call.path,
             &call.fields,
             call.length,
-            setup.via.as_ref(),
+            setup.via.as_ref().filter(|_| setup.tls.is_none()),
         );
         let (mut read, mut write, watch) = connection.into_parts();
         watch.arm(deadline, Expiry::Stop);

@@ -315,7 +315,7 @@ async fn enter(
         }
         let session = Session::client(entry.greeting.config, entry.greeting.name)?;
         match Handshake::new(stream, session).complete().await {
-            Ok(halves) => Ok(halves),
+            Ok(shaken) => Ok(shaken.into_halves()),
             Err((failure, _)) => Err(AttemptError::Tls(failure)),
         }
     };

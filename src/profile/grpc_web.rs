@@ -110,10 +110,16 @@ fn read_frame(cursor: &mut Cursor<'_>, gzip_declared: bool) -> Result<Option<Mes
     }
 }
 
-/// The whole body of a successful answer: the empty message's frame, then the trailers frame with status 0.
-pub fn success_frames(json: bool, gzip_wanted: bool) -> Vec<u8> {
+/// The body of a successful answer to gRPC: the empty message's frame. Its status is a trailer of HTTP.
+pub fn success_frame(json: bool, gzip_wanted: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(96);
     write_message(&success_body(json, gzip_wanted), gzip_wanted, &mut out);
+    out
+}
+
+/// The whole body of a successful answer to gRPC-Web: the empty message's frame, then the trailers frame with status 0.
+pub fn success_frames(json: bool, gzip_wanted: bool) -> Vec<u8> {
+    let mut out = success_frame(json, gzip_wanted);
     write_trailers(None, "", gzip_wanted, &mut out);
     out
 }

@@ -144,6 +144,16 @@ pub fn is_quiet(fd: RawFd) -> bool {
     quiet
 }
 
+/// The same connection once more, for another runtime. The caller drops its own.
+///
+/// # Errors
+/// When there are no more descriptors.
+pub fn duplicate(fd: RawFd) -> io::Result<std::net::TcpStream> {
+    let stream = std::net::TcpStream::from(borrow(fd).try_clone_to_owned()?);
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
 /// Sends `bytes` if the kernel takes them at once.
 ///
 /// # Errors

@@ -41,6 +41,8 @@ pub enum Reader {
     Plain(OwnedReadHalf<TcpStream>),
     /// TLS.
     Tls(Box<TlsReader>),
+    /// Nothing comes any more: the connection has been handed over.
+    Gone,
 }
 
 /// The sending half of a connection.
@@ -57,6 +59,21 @@ pub fn plain(stream: TcpStream) -> (Reader, Writer) {
     (Reader::Plain(read), Writer::Plain(write))
 }
 
+/// A connection in cleartext for another runtime; `None` where it is not in cleartext.
+///
+/// # Errors
+/// When the descriptor cannot be duplicated.
+pub fn into_std(reader: Reader, writer: Writer) -> io::Result<Option<std::net::TcpStream>> {
+    let (Reader::Plain(read), Writer::Plain(write)) = (reader, writer) else {
+        return Ok(None);
+    };
+    // A write half that is dropped by itself ends sending, for all who have the connection.
+    match read.reunite(write) {
+        Ok(stream) => socket::duplicate(stream.as_raw_fd()).map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
 impl Reader {
     /// Receives behind what is in `buffer`, up to `end`. 0: no more comes. A TLS connection that ends without its goodbye
     /// is an error, for what came may be cut short.
@@ -68,13 +85,14 @@ impl Reader {
                 (result, slice.into_inner())
             }
             Self::Tls(tls) => Box::pin(tls.read(buffer, end, None)).await,
+            Self::Gone => (Ok(0), buffer),
         }
     }
 
     /// Whether nothing of what has come waits to be read: what was asked for has been answered, and no more.
     pub fn is_empty(&self) -> bool {
         match self {
-            Self::Plain(_) => true,
+            Self::Plain(_) | Self::Gone => true,
             Self::Tls(tls) => tls.cipher.is_empty() && !tls.session.borrow_mut().has_news(),
         }
     }
@@ -141,7 +159,7 @@ impl TlsReader {
         let mut session = self.session.borrow_mut();
         loop {
             let room = end - buffer.len();
-            if let Some(bytes) = session.take(buffer, room)? {
+            if let Some(bytes) = session.take(room, |piece| buffer.extend_from_slice(piece))? {
                 return Ok(Some(bytes));
             }
             if self.cipher.is_empty() {
@@ -320,35 +338,14 @@ impl Handshake {
     ///
     /// # Errors
     /// Why there is no TLS; the peer has been told. The connection comes back, for a last word or a reset.
-    pub async fn complete(mut self) -> Result<(Reader, Writer), (TlsFailure, TcpStream)> {
+    pub async fn complete(mut self) -> Result<Shaken, (TlsFailure, TcpStream)> {
         match self.shake().await {
-            Ok(fed) => {
-                let fd = self.stream.as_raw_fd();
-                let (read, write) = self.stream.into_split();
-                let session = Rc::new(RefCell::new(self.session));
-                let (cipher, at) = if fed < self.received.len() {
-                    (self.received, fed)
-                } else {
-                    pool::release(self.received);
-                    (Buffer::new(), 0)
-                };
-                let reader = TlsReader {
-                    read,
-                    session: session.clone(),
-                    cipher,
-                    at,
-                };
-                let writer = TlsWriter {
-                    write,
-                    fd,
-                    session,
-                    out: Buffer::new(),
-                    sent: 0,
-                    is_sending: false,
-                    is_finished: false,
-                };
-                Ok((Reader::Tls(Box::new(reader)), Writer::Tls(Box::new(writer))))
-            }
+            Ok(fed) => Ok(Shaken {
+                stream: self.stream,
+                session: self.session,
+                received: self.received,
+                fed,
+            }),
             Err(failure) => Err((failure, self.stream)),
         }
     }
@@ -401,5 +398,59 @@ impl Handshake {
             Ok(1..) => Ok(()),
             _ => Err(TlsFailure::Closed),
         }
+    }
+}
+
+/// A connection whose handshake is over.
+pub struct Shaken {
+    stream: TcpStream,
+    session: Session,
+    /// `received[fed..]` has not been fed to the session.
+    received: Buffer,
+    fed: usize,
+}
+
+impl Shaken {
+    /// Whether both sides have agreed on HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        self.session.is_http2()
+    }
+
+    /// Its two halves.
+    pub fn into_halves(self) -> (Reader, Writer) {
+        let fd = self.stream.as_raw_fd();
+        let (read, write) = self.stream.into_split();
+        let session = Rc::new(RefCell::new(self.session));
+        let (cipher, at) = if self.fed < self.received.len() {
+            (self.received, self.fed)
+        } else {
+            pool::release(self.received);
+            (Buffer::new(), 0)
+        };
+        let reader = TlsReader {
+            read,
+            session: session.clone(),
+            cipher,
+            at,
+        };
+        let writer = TlsWriter {
+            write,
+            fd,
+            session,
+            out: Buffer::new(),
+            sent: 0,
+            is_sending: false,
+            is_finished: false,
+        };
+        (Reader::Tls(Box::new(reader)), Writer::Tls(Box::new(writer)))
+    }
+
+    /// What another thread needs to go on with it: the socket, the session, and ciphertext that has not been fed.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be duplicated.
+    pub fn into_parts(self) -> io::Result<(std::net::TcpStream, Session, Vec<u8>)> {
+        let stream = socket::duplicate(self.stream.as_raw_fd())?;
+        Ok((stream, self.session, self.received[self.fed..].to_vec()))
     }
 }

@@ -22,10 +22,11 @@ const (
 	wireConnectJSON wireKind = "connect-json"
 	wireGRPCWeb     wireKind = "grpc-web"
 	wireGRPCWebJSON wireKind = "grpc-web-json"
-	wireGRPC        wireKind = "grpc" // over HTTP/2 in cleartext with prior knowledge (h2c)
+	wireGRPC        wireKind = "grpc" // over HTTP/2: with prior knowledge (h2c) in cleartext, by ALPN in TLS
+	wireGRPCJSON    wireKind = "grpc-json"
 )
 
-var wireKinds = []wireKind{wireConnect, wireConnectJSON, wireGRPCWeb, wireGRPCWebJSON, wireGRPC}
+var wireKinds = []wireKind{wireConnect, wireConnectJSON, wireGRPCWeb, wireGRPCWebJSON, wireGRPC, wireGRPCJSON}
 
 // cut says when the client gives up on its own call.
 type cut int

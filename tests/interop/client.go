@@ -7,12 +7,15 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +30,7 @@ import (
 // clientOptions are the flags of the subcommand.
 type clientOptions struct {
 	addr        string
+	roots       *x509.CertPool // nil: cleartext
 	call        clientCase
 	timeout     time.Duration // of the cutTimeout cases; travels to the server
 	deadline    time.Duration // of every call; does not travel
@@ -85,7 +89,8 @@ type callCut struct {
 
 func clientCommand(ctx context.Context, args []string, stdin io.Reader, out *lines) error {
 	flags := newFlags("client")
-	addr := flags.String("addr", "", "host:port or http:// URL of the gateway")
+	addr := flags.String("addr", "", "host:port, http:// or https:// URL of the gateway")
+	ca := flags.String("ca", "", "PEM file with whom to trust, for https://")
 	name := flags.String("case", "", "a case of --list")
 	list := flags.Bool("list", false, "print the cases and end")
 	wire := flags.String("wire", "", "send the case over another protocol")
@@ -136,8 +141,12 @@ func clientCommand(ctx context.Context, args []string, stdin io.Reader, out *lin
 		}
 		call.series = func() []*pushv1.RawProfileSeries { return given }
 	}
+	roots, err := readRoots(*ca)
+	if err != nil {
+		return err
+	}
 	return out.print(callOnce(ctx, clientOptions{
-		addr: baseURL(*addr), call: call, timeout: *timeout, deadline: *deadline,
+		addr: baseURL(*addr), roots: roots, call: call, timeout: *timeout, deadline: *deadline,
 		cancelAfter: *cancelAfter, header: header, external: external,
 	}))
 }
@@ -170,6 +179,21 @@ func readSeries(stdin io.Reader) ([]*pushv1.RawProfileSeries, error) {
 	return built, nil
 }
 
+func readRoots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("client: %s holds no certificate", file)
+	}
+	return roots, nil
+}
+
 func baseURL(addr string) string {
 	if strings.Contains(addr, "://") {
 		return strings.TrimRight(addr, "/")
@@ -195,7 +219,7 @@ func callOnce(ctx context.Context, options clientOptions) clientLine {
 	})
 	defer watchdog.Stop()
 
-	recorder := &recorder{next: transport(options.call.wire), cancel: cancel}
+	recorder := &recorder{next: transport(options.call.wire, options.roots), cancel: cancel}
 	defer recorder.next.CloseIdleConnections()
 	switch options.call.cut {
 	case cutTimeout:
@@ -234,11 +258,21 @@ func describeSent(pushed []*pushv1.RawProfileSeries) sentPush {
 	return sentPush{Series: described, SHA256: digest(described)}
 }
 
-// transport ignores proxies of the environment and opens one kind of HTTP only.
-func transport(wire wireKind) *http.Transport {
+// transport ignores proxies of the environment. In cleartext it opens one kind
+// of HTTP only; in TLS it offers both, as Go's own client does, and the server
+// chooses.
+func transport(wire wireKind, roots *x509.CertPool) *http.Transport {
 	protocols := new(http.Protocols)
-	protocols.SetHTTP1(wire != wireGRPC)
-	protocols.SetUnencryptedHTTP2(wire == wireGRPC)
+	if roots != nil {
+		protocols.SetHTTP1(true)
+		protocols.SetHTTP2(true)
+		return &http.Transport{
+			Protocols: protocols, DisableCompression: true, TLSClientConfig: &tls.Config{RootCAs: roots},
+		}
+	}
+	grpc := wire == wireGRPC || wire == wireGRPCJSON
+	protocols.SetHTTP1(!grpc)
+	protocols.SetUnencryptedHTTP2(grpc)
 	return &http.Transport{Protocols: protocols, DisableCompression: true}
 }
 
@@ -256,6 +290,8 @@ func wireOptions(call clientCase) []connect.ClientOption {
 		options = append(options, connect.WithGRPCWeb(), connect.WithProtoJSON())
 	case wireGRPC:
 		options = append(options, connect.WithGRPC())
+	case wireGRPCJSON:
+		options = append(options, connect.WithGRPC(), connect.WithProtoJSON())
 	case wireConnect:
 	}
 	return options

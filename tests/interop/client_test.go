@@ -19,6 +19,7 @@ var contentTypes = map[wireKind]string{
 	wireGRPCWeb:     "application/grpc-web+proto",
 	wireGRPCWebJSON: "application/grpc-web+json",
 	wireGRPC:        "application/grpc",
+	wireGRPCJSON:    "application/grpc+json",
 }
 
 var protocols = map[wireKind]string{
@@ -27,6 +28,7 @@ var protocols = map[wireKind]string{
 	wireGRPCWeb:     connect.ProtocolGRPCWeb,
 	wireGRPCWebJSON: connect.ProtocolGRPCWeb,
 	wireGRPC:        connect.ProtocolGRPC,
+	wireGRPCJSON:    connect.ProtocolGRPC,
 }
 
 // TestEveryCaseArrivesEqual sends every case over every protocol, plain and gzip.

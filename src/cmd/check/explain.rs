@@ -101,6 +101,14 @@ fn addresses(plan: &Plan) -> Section {
     if let Some(tls) = &plan.tls {
         section = section.line("TLS", server_tls(tls));
     }
+    section = section.line(
+        "HTTP/2, gRPC",
+        match (&plan.tls, plan.h2c) {
+            (Some(_), _) => "served to clients that ask for it (ALPN), on the control thread",
+            (None, true) => "served in cleartext to clients that begin with it, on the control thread",
+            (None, false) => "no; give --h2c, or TLS",
+        },
+    );
     match plan.admin {
         Some(address) => {
             let says = "operators: / (status page), /metrics, /-/healthy, /-/ready, /-/config, /-/status";
@@ -562,6 +570,8 @@ mod tests {
             (&["--cores", "1"], "one core; each takes"),
             (&["--cores", "2"], "to cpu 2, 3"),
             (&["--no-pin"], "the kernel places them"),
+            (&["--h2c"], "served in cleartext"),
+            (&[], "no; give --h2c, or TLS"),
             (&["--engine", "epoll"], "epoll"),
             (&["--to", "https://h"], "https, host h, port 443"),
             (

@@ -90,13 +90,13 @@ impl Session {
         }
     }
 
-    /// Appends received plaintext to `out`, up to `room` bytes. `None`: there is none until more is fed; `Some(0)`: the peer
-    /// has said that no more comes.
+    /// Hands received plaintext to `put`, up to `room` bytes, and returns how much. `None`: there is none until more is fed;
+    /// `Some(0)`: the peer has said that no more comes.
     ///
     /// # Errors
     /// [`io::ErrorKind::UnexpectedEof`] when the connection has ended without the peer's word (close_notify): what came
     /// before may be cut short.
-    pub fn take(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<Option<usize>> {
+    pub fn take(&mut self, room: usize, mut put: impl FnMut(&[u8])) -> io::Result<Option<usize>> {
         let mut reader = self.connection.reader();
         let mut taken = 0;
         while taken < room {
@@ -107,7 +107,7 @@ impl Session {
                 Err(error) if taken == 0 => return Err(error),
                 Err(_) => break,
             };
-            out.extend_from_slice(piece);
+            put(piece);
             let step = piece.len();
             taken += step;
             reader.consume(step);
