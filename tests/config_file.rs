@@ -1,21 +1,25 @@
 //! `--config`: a setup of Alloy moves over, and what does not is refused by name (rows 43, 122, 126, 135, 138 of WIRE.md
-//! section 9 from a file). The real binary, under both engines where it runs.
+//! section 9 from a file; of TLS what a file says, not how it is spoken). The real binary, under both engines where it runs.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 
 use tempfile::{NamedTempFile, TempDir};
 
 mod support;
 use support::gateway::{Gateway, farewells};
-use support::peer::Peer;
+use support::peer::{Peer, Reply};
+use support::tls::Authority;
 use support::wire::{name_of, pairs_but_name};
-use support::{Client, Ended, Process, get, run, under_both_engines};
+use support::{Client, DEADLINE, Ended, Process, get, run, under_both_engines};
 
 under_both_engines!(
     a_file_is_forwarded_as_alloy_would,
     flags_win_over_the_file,
-    an_address_left_out_is_every_address
+    an_address_left_out_is_every_address,
+    both_sides_of_tls_come_from_the_file,
+    http2_in_cleartext_comes_from_the_file
 );
 
 fn file(text: &str) -> NamedTempFile {
@@ -230,6 +234,123 @@ fn an_address_left_out_is_every_address(engine: &str) {
     assert_eq!(a.next().body, b"x");
 }
 
+fn both_sides_of_tls_come_from_the_file(engine: &str) {
+    let folder = TempDir::new().expect("a folder for temporary files");
+    let (front, back) = (Authority::new("clients trust it"), Authority::new("we trust it"));
+    let server = front.issue(&["localhost"]).write(folder.path(), "server");
+    let (app, own) = (front.issue(&["app"]), back.issue(&["gateway"]));
+    let shown = own.write(folder.path(), "own");
+    let (clients_ca, back_ca) = (folder.path().join("clients.pem"), folder.path().join("ca.pem"));
+    std::fs::write(&clients_ca, front.pem()).expect("a folder of ours");
+    std::fs::write(&back_ca, back.pem()).expect("a folder of ours");
+    // Its certificate is for another name than the URL's, so server_name counts.
+    let peer = Peer::with_tls(back.server_asking(&back.issue(&["push.example"])), |_| Reply::Ok);
+    let text = format!(
+        r#"
+pyroscope.receive_http "apps" {{
+  forward_to = [pyroscope.write.out.receiver]
+  http {{
+    listen_address = "127.0.0.1"
+    listen_port    = 0
+    tls {{
+      cert_file        = "{}"
+      key_file         = "{}"
+      client_auth_type = "RequireAndVerifyClientCert"
+      client_ca_file   = "{}"
+      min_version      = "VersionTLS13"
+    }}
+    http2 {{
+      enabled = true
+    }}
+  }}
+}}
+pyroscope.write "out" {{
+  endpoint {{
+    name = "out"
+    url  = "{}"
+    tls_config {{
+      ca_file     = "{}"
+      cert_file   = "{}"
+      key_file    = "{}"
+      server_name = "push.example"
+      min_version = "TLS12"
+    }}
+  }}
+}}
+"#,
+        server.cert.display(),
+        server.key.display(),
+        clients_ca.display(),
+        peer.https(),
+        back_ca.display(),
+        shown.cert.display(),
+        shown.key.display(),
+    );
+    let file = file(&text);
+    let push = |gateway: &Gateway, config, body: &[u8]| {
+        let mut client = Client::connect_tls(gateway.address, config, "localhost");
+        client
+            .post("/ingest?name=app", &[], body)
+            .map(|answer| answer.status)
+    };
+    let (tls12, tls13) = (&[&rustls::version::TLS12], &[&rustls::version::TLS13]);
+    let gateway = start(engine, &file, &[]);
+    let status = push(&gateway, front.client_of(Some(&app), tls13), b"body");
+    assert_eq!(status.expect("an answer"), 200);
+    let received = peer.next();
+    assert_eq!(
+        (received.text(), received.certificate),
+        ("body".to_owned(), Some(own.der()))
+    );
+    assert!(push(&gateway, front.client_of(None, tls13), b"x").is_err());
+    assert!(push(&gateway, front.client_of(Some(&app), tls12), b"x").is_err());
+    gateway.end_whole();
+
+    let gateway = start(engine, &file, &["--tls-min-version", "TLS12"]);
+    let status = push(&gateway, front.client_of(Some(&app), tls12), b"older");
+    assert_eq!(status.expect("the flag wins"), 200);
+    assert_eq!(peer.next().text(), "older");
+    gateway.end_whole();
+
+    let ended = check(&["--config", path(&file)]);
+    assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
+    for says in [
+        "all of these, TLS 1.3; certificate ",
+        "server-key.pem",
+        "RequireAndVerifyClientCert, with the authorities in ",
+        "served to clients that ask for it (ALPN)",
+        "https, host 127.0.0.1",
+        "its certificate must be for push.example and signed by those in ",
+        "it is shown ",
+        "http2 has no effect with TLS",
+    ] {
+        assert!(ended.stdout.contains(says), "{says}:\n{}", ended.stdout);
+    }
+}
+
+fn http2_in_cleartext_comes_from_the_file(engine: &str) {
+    for enabled in [true, false] {
+        let text = format!(
+            "pyroscope.receive_http \"x\" {{\nforward_to = [pyroscope.write.y.receiver]\nhttp {{\n\
+             listen_address = \"127.0.0.1\"\nlisten_port = 0\nhttp2 {{ enabled = {enabled} }}\n}}\n}}\n\
+             pyroscope.write \"y\" {{\nendpoint {{ url = \"http://127.0.0.1:1\" }}\n}}\n"
+        );
+        let gateway = start(engine, &file(&text), &[]);
+        let mut stream = TcpStream::connect(gateway.address).expect("it listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("not zero");
+        // RFC 9113, 3.4: the preface, then SETTINGS, of which the server sends some too: length, then type 4.
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        stream.write_all(preface).expect("it takes it");
+        let mut said = [0; 4];
+        stream.read_exact(&mut said).expect("an answer");
+        if enabled {
+            assert_eq!((said[0], said[1], said[3]), (0, 0, 4), "SETTINGS");
+        } else {
+            assert_eq!(&said, b"HTTP", "HTTP/1.1 refuses");
+        }
+    }
+}
+
 /// The complete example of docs/configuration.md.
 fn example() -> String {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
@@ -323,6 +444,41 @@ fn what_only_the_plan_can_see_has_its_place_too() {
             &[],
             "--read-timeout 1ms: too short; give 100ms or more (set at ",
         ),
+        (
+            receiver("") + &write("endpoint {\nurl = \"http://h\"\ntls_config { ca_file = \"ca\" }\n}"),
+            &[],
+            ":6:1: option 'tls-ca-file' is for https:// destinations; write https://",
+        ),
+        (
+            receiver("") + &write("endpoint {\nurl = \"https://h\"\ntls_config { cert_file = \"c\" }\n}"),
+            &[],
+            ":6:1: tls-cert-file needs tls-key-file beside it",
+        ),
+        (
+            receiver("") + &write("endpoint {\nurl = \"https://h\"\ntls_config { ca_file = \"\" }\n}"),
+            &[],
+            ":6:1: tls-ca-file= needs the path of a file",
+        ),
+        (
+            receiver("") + &write("endpoint {\nurl = \"https://h\"\ntls_config { min_version = \"TLS11\" }\n}"),
+            &[],
+            ":6:1: tls-min-version=TLS11: expected TLS12 or TLS13",
+        ),
+        (
+            receiver("http {\ntls {\ncert_file = \"c\"\n}\n}") + &write(good),
+            &[],
+            "--tls-cert-file c: needs --tls-key-file beside it; without both nothing would be encrypted (set at ",
+        ),
+        (
+            receiver("http {\ntls {\nmin_version = \"VersionTLS13\"\n}\n}") + &write(good),
+            &[],
+            "has no effect without --tls-cert-file and --tls-key-file (set at ",
+        ),
+        (
+            receiver("http {\ntls {\ncert_file = \"c\"\nkey_file = \"k\"\n}\n}") + &write(good),
+            &["--h2c"],
+            "--h2c: is for cleartext",
+        ),
         (receiver("") + &write(""), &[], "has no endpoint that anything is forwarded to"),
         (receiver("") + &write(good), &["--to", "http://i:1"], "--to: "),
         (
@@ -370,6 +526,24 @@ fn endpoints_without_a_name_are_told_apart() {
         "give it a name of its own",
     ] {
         assert!(ended.stdout.contains(says), "{says}:\n{}", ended.stdout);
+    }
+}
+
+#[test]
+fn http2_and_tls_of_flags_go_with_a_file() {
+    let text = "pyroscope.receive_http \"x\" {\nforward_to = []\nhttp {\nhttp2 { enabled = true }\n}\n}\n";
+    let receiver = file(text);
+    let to = ["--config", path(&receiver), "--to", "eu=http://h:1"];
+    let pair = ["--tls-cert-file", "c", "--tls-key-file", "k"];
+    for (flags, says, is_noted) in [
+        (&[][..], "served in cleartext to clients", false),
+        (&pair, "served to clients that ask for it (ALPN)", true),
+    ] {
+        let ended = check(&[&to, flags].concat());
+        assert!(ended.status.success(), "{}", ended.stderr);
+        assert!(ended.stdout.contains(says), "{says}:\n{}", ended.stdout);
+        let noted = ended.stdout.contains("4:19  http2 has no effect with TLS");
+        assert_eq!(noted, is_noted, "{}", ended.stdout);
     }
 }
 

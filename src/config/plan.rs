@@ -170,7 +170,7 @@ impl Plan {
         let (given, flags) = (flags, merged.as_ref().unwrap_or(flags));
         let queue_limit = flags.queue_limit.unwrap_or(flags.memory_limit / 4);
         let body_limit = flags.body_limit.unwrap_or(BODY_LIMIT.min(queue_limit));
-        let mut notes: Vec<String> = file.map(notes).unwrap_or_default();
+        let mut notes: Vec<String> = file.map(|file| notes(flags, file)).unwrap_or_default();
         let destinations = destinations(flags, file, queue_limit, &mut notes, &mut errors);
         check_sizes(flags, body_limit, &destinations, &mut errors);
         check_spool(flags, body_limit, &destinations, &mut errors);
@@ -422,7 +422,37 @@ fn merge(flags: &Flags, file: &FileConfig) -> Flags {
     };
     let labels = file.external_labels.iter().filter(|(name, _)| !is_set(name));
     external_label.extend(labels.map(|(name, value)| format!("{name}={value}")));
+    let tls = &file.tls;
+    let tls_cert_file = fill(
+        flags,
+        "--tls-cert-file",
+        &flags.tls_cert_file,
+        Some(&tls.cert_file),
+    );
+    // In Alloy `http2` goes with TLS, where it changes nothing; a flag that changes nothing is refused.
+    let h2c = file.h2c && tls_cert_file.is_none();
     Flags {
+        h2c: fill(flags, "--h2c", &flags.h2c, Some(&h2c)),
+        tls_key_file: fill(flags, "--tls-key-file", &flags.tls_key_file, Some(&tls.key_file)),
+        tls_client_auth: fill(
+            flags,
+            "--tls-client-auth",
+            &flags.tls_client_auth,
+            Some(&tls.client_auth),
+        ),
+        tls_client_ca_file: fill(
+            flags,
+            "--tls-client-ca-file",
+            &flags.tls_client_ca_file,
+            Some(&tls.client_ca_file),
+        ),
+        tls_min_version: fill(
+            flags,
+            "--tls-min-version",
+            &flags.tls_min_version,
+            Some(&tls.min_version),
+        ),
+        tls_cert_file,
         listen: fill(flags, "--listen", &flags.listen, listen),
         conn_limit: fill(flags, "--conn-limit", &flags.conn_limit, file.conn_limit.as_ref()),
         read_timeout: fill(
@@ -468,9 +498,17 @@ fn merge(flags: &Flags, file: &FileConfig) -> Flags {
     }
 }
 
-fn notes(file: &FileConfig) -> Vec<String> {
+/// What the file and the flags (as merged) have to say of it.
+fn notes(flags: &Flags, file: &FileConfig) -> Vec<String> {
     let note = |(place, note): &(Place, String)| format!("{}: {note}", file.locate(*place));
-    file.notes.iter().map(note).collect()
+    let mut notes: Vec<String> = file.notes.iter().map(note).collect();
+    if let Some(place) = file.places.get("--h2c").filter(|_| flags.tls_cert_file.is_some()) {
+        notes.push(format!(
+            "{}: http2 has no effect with TLS: HTTP/2 is served to every client that asks for it",
+            file.locate(*place)
+        ));
+    }
+    notes
 }
 
 /// A `--to` value with user and password hidden, and every value of an option that may be secret.

@@ -6,7 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
+
+use clap::ValueEnum as _;
 
 use super::fields::{Fields, text_of, wrong_type};
 use super::graph::Graph;
@@ -14,6 +17,7 @@ use super::parser::{Attribute, Block, Kind, Parsed, parse};
 use super::{Environment, Mistake, Place, rule};
 use crate::config::destination::{DestinationSpec, Secret};
 use crate::config::flags::{LogFormat, TraceHeaders};
+use crate::config::tls::{ClientAuth, TlsVersion};
 use crate::profile::labels::LabelRules;
 use crate::profile::relabel::{Relabel, RuleSpec};
 
@@ -42,6 +46,21 @@ const HTTP_HEADERS_RESERVED: [&str; 18] = [
     "x-prometheus-remote-write-version",
     "x-prometheus-scrape-timeout-seconds",
 ];
+/// What Alloy lets one choose of HTTP/2 beside whether it is there (WIRE.md 5.1).
+const HTTP2_LIMITS: [&str; 12] = [
+    "max_handlers",
+    "max_concurrent_streams",
+    "max_decoder_header_table_size",
+    "max_encoder_header_table_size",
+    "max_read_frame_size",
+    "permit_prohibited_ciphers",
+    "idle_timeout",
+    "read_idle_timeout",
+    "ping_timeout",
+    "write_byte_timeout",
+    "max_upload_buffer_per_connection",
+    "max_upload_buffer_per_stream",
+];
 
 /// What a file says, in the terms of flags. What it does not say is absent.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +81,10 @@ pub struct FileConfig {
     pub drain_timeout: Option<Duration>,
     /// `--debuginfo-timeout`.
     pub debuginfo_timeout: Option<Duration>,
+    /// The `--tls-` flags.
+    pub tls: FileTls,
+    /// `--h2c`, as Alloy means it: with TLS, HTTP/2 is there anyway.
+    pub h2c: bool,
     /// `--log`.
     pub log: Option<LogFormat>,
     /// `--log-level`.
@@ -87,6 +110,21 @@ impl FileConfig {
     }
 }
 
+/// What a file says of TLS towards clients. What it does not say is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileTls {
+    /// `--tls-cert-file`.
+    pub cert_file: Option<PathBuf>,
+    /// `--tls-key-file`.
+    pub key_file: Option<PathBuf>,
+    /// `--tls-client-auth`.
+    pub client_auth: Option<ClientAuth>,
+    /// `--tls-client-ca-file`.
+    pub client_ca_file: Option<PathBuf>,
+    /// `--tls-min-version`.
+    pub min_version: Option<TlsVersion>,
+}
+
 /// A `pyroscope.receive_http`.
 #[derive(Debug)]
 pub(super) struct Receiver {
@@ -106,6 +144,8 @@ struct Limits {
     idle_timeout: Option<Duration>,
     drain_timeout: Option<Duration>,
     debuginfo_timeout: Option<Duration>,
+    tls: FileTls,
+    h2c: bool,
 }
 
 /// A `pyroscope.relabel`.
@@ -308,22 +348,103 @@ impl Reading {
             self.remember(flag, duration);
             *limit = duration.map(|(duration, _)| duration);
         }
-        fields.refuse(
-            "tls",
-            "is not supported on the data port yet; put a TLS proxy in front",
-            &mut self.mistakes,
-        );
+        if let Some(tls) = fields.block("tls", &mut self.mistakes) {
+            limits.tls = self.server_tls(what, tls);
+        }
         if let Some(http2) = fields.block("http2", &mut self.mistakes) {
-            let mut http2_fields = Fields::of(format!("http2 of {what}"), http2);
-            if let Some((true, place)) = http2_fields.truth("enabled", &mut self.mistakes) {
-                self.wrong(
-                    place,
-                    "HTTP/2 is not spoken on the data port yet; remove the block or set enabled = false",
-                );
-            }
+            limits.h2c = self.http2(what, http2);
         }
         fields.finish(&mut self.mistakes);
         self.listen_address(address, port, place)
+    }
+
+    /// TLS towards clients (WIRE.md 5.3, rows 132 to 134). Whether its parts go together is judged with the flags.
+    fn server_tls(&mut self, what: &str, block: &Block) -> FileTls {
+        let what = format!("tls of {what}");
+        let before = self.mistakes.len();
+        let mut fields = Fields::of(what.clone(), block);
+        let mut tls = FileTls::default();
+        for (name, flag, path) in [
+            ("cert_file", "--tls-cert-file", &mut tls.cert_file),
+            ("key_file", "--tls-key-file", &mut tls.key_file),
+            ("client_ca_file", "--tls-client-ca-file", &mut tls.client_ca_file),
+        ] {
+            let given = fields.text(name, &mut self.mistakes);
+            self.remember(flag, given);
+            match given {
+                Some(("", place)) => self.wrong(place, format!("{name} is empty; give the path of a file")),
+                Some((file, _)) => *path = Some(PathBuf::from(file)),
+                None => {}
+            }
+        }
+        let policy = fields.text("client_auth_type", &mut self.mistakes);
+        self.remember("--tls-client-auth", policy);
+        if let Some((policy, place)) = policy {
+            tls.client_auth = ClientAuth::from_str(policy, false).ok();
+            if tls.client_auth.is_none() {
+                let names = ClientAuth::value_variants().iter().map(|one| one.name());
+                let names = names.collect::<Vec<_>>().join(", ");
+                self.wrong(place, format!("client_auth_type must be one of {names}"));
+            }
+        }
+        let version = fields.text("min_version", &mut self.mistakes);
+        self.remember("--tls-min-version", version);
+        if let Some((version, place)) = version {
+            tls.min_version = TlsVersion::from_str(version, false).ok();
+            if tls.min_version.is_none() {
+                self.wrong(
+                    place,
+                    "min_version must be \"VersionTLS12\" or \"VersionTLS13\"; older ones are not spoken",
+                );
+            }
+        }
+        let place = fields.ignore("cipher_suites");
+        self.note(
+            place,
+            "cipher_suites has no effect: the suites are those of rustls, none of them weak",
+        );
+        self.refuse_inline(
+            &mut fields,
+            &[
+                ("cert_pem", "cert_file"),
+                ("key_pem", "key_file"),
+                ("client_ca", "client_ca_file"),
+                ("client_ca_pem", "client_ca_file"),
+            ],
+        );
+        fields.finish(&mut self.mistakes);
+        if tls == FileTls::default() && self.mistakes.len() == before {
+            let problem = format!(
+                "{what} names no certificate, so nothing would be encrypted; give cert_file and key_file, or remove it"
+            );
+            self.wrong(block.place, problem);
+        }
+        tls
+    }
+
+    /// Certificates and keys in the file itself: pyrotee reads them again when they change, which needs a file of theirs.
+    fn refuse_inline(&mut self, fields: &mut Fields<'_>, names: &[(&'static str, &str)]) {
+        for (name, instead) in names {
+            let why = format!("is not supported: put it into a file of its own and give {instead} its path");
+            fields.refuse(name, &why, &mut self.mistakes);
+        }
+    }
+
+    /// Whether HTTP/2 is wanted in cleartext.
+    fn http2(&mut self, what: &str, block: &Block) -> bool {
+        let mut fields = Fields::of(format!("http2 of {what}"), block);
+        let enabled = fields.truth("enabled", &mut self.mistakes);
+        let enabled = enabled.filter(|(enabled, _)| *enabled);
+        self.remember("--h2c", enabled);
+        for name in HTTP2_LIMITS {
+            let place = fields.ignore(name);
+            self.note(
+                place,
+                &format!("{name} has no effect: the limits of HTTP/2 are fixed"),
+            );
+        }
+        fields.finish(&mut self.mistakes);
+        enabled.is_some()
     }
 
     fn listen_address(&mut self, address: &str, port: Option<u16>, place: Place) -> SocketAddr {
@@ -494,6 +615,7 @@ impl Reading {
         self.headers(&mut fields, &mut spec);
         self.authorization(&what, &mut fields, &mut spec);
         self.proxy("", &mut fields, &mut spec);
+        self.client_tls(&what, &mut fields, &mut spec);
         self.left_out(&mut fields);
         fields.finish(&mut self.mistakes);
         spec
@@ -608,8 +730,9 @@ impl Reading {
         spec: &mut DestinationSpec,
     ) -> Option<Place> {
         let (text, place) = fields.text(name, &mut self.mistakes)?;
-        // A user without a password is allowed; an empty secret elsewhere is a mistake that the plan tells.
-        if !(text.is_empty() && name == "password") {
+        // A user without a password is allowed, and no name is that of the URL; what is empty elsewhere is a mistake that
+        // the plan tells.
+        if !(text.is_empty() && matches!(name, "password" | "server_name")) {
             spec.options.push((option.to_owned(), Secret::new(text)));
         }
         Some(place)
@@ -631,7 +754,7 @@ impl Reading {
             }
         }
         self.proxy("oauth2.", &mut fields, spec);
-        let why = "is not supported yet; use http:// to a local TLS proxy";
+        let why = "is not supported yet for access tokens; use http:// to a local TLS proxy";
         fields.refuse("tls_config", why, &mut self.mistakes);
         fields.finish(&mut self.mistakes);
     }
@@ -662,10 +785,35 @@ impl Reading {
         }
     }
 
+    /// TLS towards a destination (WIRE.md 4.1, row 125).
+    fn client_tls(&mut self, what: &str, fields: &mut Fields<'_>, spec: &mut DestinationSpec) {
+        let Some(block) = fields.block("tls_config", &mut self.mistakes) else {
+            return;
+        };
+        let mut fields = Fields::of(format!("tls_config of {what}"), block);
+        for name in ["ca_file", "cert_file", "key_file", "server_name", "min_version"] {
+            self.copy(
+                name,
+                &format!("tls-{}", name.replace('_', "-")),
+                &mut fields,
+                spec,
+            );
+        }
+        if let Some((truth, _)) = fields.truth("insecure_skip_verify", &mut self.mistakes) {
+            let option = "tls-insecure-skip-verify".to_owned();
+            spec.options.push((option, Secret::new(truth.to_string())));
+        }
+        let inline = [
+            ("ca_pem", "ca_file"),
+            ("cert_pem", "cert_file"),
+            ("key_pem", "key_file"),
+        ];
+        self.refuse_inline(&mut fields, &inline);
+        fields.finish(&mut self.mistakes);
+    }
+
     /// What pyrotee does not do, or does anyway.
     fn left_out(&mut self, fields: &mut Fields<'_>) {
-        let why = "is not supported yet; use http:// to a local TLS proxy";
-        fields.refuse("tls_config", why, &mut self.mistakes);
         if let Some((true, place)) = fields.truth("enable_http2", &mut self.mistakes) {
             self.note(
                 Some(place),
@@ -751,7 +899,7 @@ impl Reading {
         }
         for other in receivers.iter().filter(|other| other.limits != first.limits) {
             let problem = format!(
-                "{} and {} differ in their limits or timeouts: pyrotee has the same for all listeners",
+                "{} and {} differ in their limits, timeouts, TLS or HTTP/2: pyrotee has the same for all listeners",
                 other.what, first.what
             );
             self.wrong(other.place, problem);
@@ -791,6 +939,8 @@ impl Reading {
             idle_timeout,
             drain_timeout,
             debuginfo_timeout,
+            ref tls,
+            h2c,
         } = first.limits;
         self.file.conn_limit = conn_limit;
         self.file.read_timeout = read_timeout;
@@ -798,6 +948,8 @@ impl Reading {
         self.file.idle_timeout = idle_timeout;
         self.file.drain_timeout = drain_timeout;
         self.file.debuginfo_timeout = debuginfo_timeout;
+        self.file.tls.clone_from(tls);
+        self.file.h2c = h2c;
         self.file.destinations = routes
             .writes
             .iter()
@@ -936,6 +1088,68 @@ pyroscope.write "out" {
     }
 
     #[test]
+    fn tls_and_http2_of_a_listener_are_what_flags_say() {
+        let file = |path: &str| Some(PathBuf::from(path));
+        let pair = FileTls {
+            cert_file: file("/c"),
+            key_file: file("/k"),
+            ..FileTls::default()
+        };
+        let files = "cert_file = \"/c\"\nkey_file = \"/k\"";
+        for (name, http, tls, h2c, notes) in [
+            ("nothing", String::new(), FileTls::default(), false, &[][..]),
+            ("a pair", format!("tls {{\n{files}\n}}"), pair.clone(), false, &[]),
+            (
+                "everything",
+                format!(
+                    "tls {{\n{files}\nclient_auth_type = \"RequireClientCert\"\nclient_ca_file = \"/ca\"\n\
+                     min_version = \"VersionTLS13\"\ncipher_suites = \"TLS_RSA_WITH_AES_128_CBC_SHA\"\n}}"
+                ),
+                FileTls {
+                    client_auth: Some(ClientAuth::RequireAnyClientCert),
+                    client_ca_file: file("/ca"),
+                    min_version: Some(TlsVersion::Tls13),
+                    ..pair.clone()
+                },
+                false,
+                &["cipher_suites has no effect"],
+            ),
+            (
+                "HTTP/2",
+                "http2 {\nenabled = true\nmax_concurrent_streams = 5\nping_timeout = \"1s\"\n}".into(),
+                FileTls::default(),
+                true,
+                &[
+                    "max_concurrent_streams has no effect",
+                    "ping_timeout has no effect",
+                ],
+            ),
+            (
+                "no HTTP/2",
+                "http2 { enabled = false }".into(),
+                FileTls::default(),
+                false,
+                &[],
+            ),
+            (
+                "no word on it",
+                "http2 { }".into(),
+                FileTls::default(),
+                false,
+                &[],
+            ),
+        ] {
+            let file = read_text(&with("", &http, "", "")).unwrap_or_else(|told| panic!("{name}: {told:?}"));
+            assert_eq!((file.tls, file.h2c), (tls, h2c), "{name}");
+            assert_eq!(file.notes.len(), notes.len(), "{name}: {:?}", file.notes);
+            for ((_, note), says) in file.notes.iter().zip(notes) {
+                assert!(note.starts_with(says), "{name}: {note}");
+            }
+            assert_eq!(file.places.contains_key("--h2c"), h2c, "{name}");
+        }
+    }
+
+    #[test]
     fn an_endpoint_is_what_a_destination_says() {
         for (lines, expected_options, expected_headers) in [
             ("", "", ""),
@@ -1005,6 +1219,14 @@ pyroscope.write "out" {
                 "proxy-from-environment=true",
                 "",
             ),
+            (
+                "tls_config {\nca_file = \"/ca\"\ncert_file = \"/c\"\nkey_file = \"/k\"\nserver_name = \"n\"\n\
+                 insecure_skip_verify = false\nmin_version = \"TLS13\"\n}",
+                "tls-ca-file=/ca tls-cert-file=/c tls-key-file=/k tls-server-name=n tls-min-version=TLS13 \
+                 tls-insecure-skip-verify=false",
+                "",
+            ),
+            ("tls_config {\nserver_name = \"\"\nca_pem = null\n}", "", ""),
         ] {
             let file = read_text(&with("", "", "", lines)).unwrap_or_else(|told| panic!("{lines}: {told:?}"));
             assert_eq!(options(&file).join(" "), expected_options, "{lines}");
@@ -1145,11 +1367,51 @@ pyroscope.write "idle" { }
             ),
             (
                 with("", "tls {\n}", "", ""),
-                "5:1 tls is not supported on the data port yet",
+                "5:1 tls of pyroscope.receive_http \"in\" names no certificate, so nothing would be encrypted",
             ),
             (
-                with("", "http2 { enabled = true }", "", ""),
-                "5:19 HTTP/2 is not spoken",
+                with("", "tls {\ncert_file = null\ncipher_suites = \"x\"\n}", "", ""),
+                "5:1 tls of pyroscope.receive_http \"in\" names no certificate",
+            ),
+            (
+                with("", "tls {\ncert_file = \"\"\n}", "", ""),
+                "6:13 cert_file is empty; give the path",
+            ),
+            (
+                with("", "tls {\ncert_pem = \"hunter2\"\n}", "", ""),
+                "6:1 cert_pem is not supported: put it into a file of its own and give cert_file",
+            ),
+            (
+                with("", "tls {\nkey_pem = sys.env(\"SECRET\")\n}", "", ""),
+                "6:1 key_pem is not supported: put it into a file of its own and give key_file",
+            ),
+            (
+                with("", "tls {\nclient_ca = local.file.ca.content\n}", "", ""),
+                "6:1 client_ca is not supported: put it into a file of its own and give client_ca_file",
+            ),
+            (
+                with("", "tls {\nclient_ca_pem = \"x\"\n}", "", ""),
+                "6:1 client_ca_pem is not supported",
+            ),
+            (
+                with("", "tls {\nclient_auth_type = \"Maybe\"\n}", "", ""),
+                "6:20 client_auth_type must be one of NoClientCert, RequestClientCert",
+            ),
+            (
+                with("", "tls {\nmin_version = \"VersionTLS11\"\n}", "", ""),
+                "6:15 min_version must be \"VersionTLS12\" or \"VersionTLS13\"; older",
+            ),
+            (
+                with("", "tls {\ncolour = 1\n}", "", ""),
+                "6:1 unknown attribute colour in tls of pyroscope.receive_http \"in\"; known: cert_file",
+            ),
+            (
+                with("", "http2 { enabled = 1 }", "", ""),
+                "5:19 enabled must be true or false",
+            ),
+            (
+                with("", "http2 { colour = 1 }", "", ""),
+                "5:9 unknown attribute colour in http2",
             ),
             (
                 with("colour = 1", "", "", ""),
@@ -1199,15 +1461,35 @@ pyroscope.write "idle" { }
             ),
             (
                 endpoint("oauth2 {\ntls_config {\n}\n}"),
-                "11:1 tls_config is not supported yet",
+                "11:1 tls_config is not supported yet for access tokens",
             ),
             (
                 endpoint("oauth2 {\n}\nbasic_auth {\n}"),
                 "both basic_auth and oauth2",
             ),
             (
-                endpoint("tls_config {\n}"),
-                "10:1 tls_config is not supported yet",
+                endpoint("tls_config {\nca_pem = \"x\"\n}"),
+                "11:1 ca_pem is not supported: put it into a file of its own and give ca_file its path",
+            ),
+            (
+                endpoint("tls_config {\ncert_pem = local.file.cert.content\n}"),
+                "11:1 cert_pem is not supported: put it into a file of its own and give cert_file",
+            ),
+            (
+                endpoint("tls_config {\nkey_pem = \"hunter2\"\n}"),
+                "11:1 key_pem is not supported: put it into a file of its own and give key_file",
+            ),
+            (
+                endpoint("tls_config {\ninsecure_skip_verify = \"true\"\n}"),
+                "11:24 insecure_skip_verify must be true or false, not a string",
+            ),
+            (
+                endpoint("tls_config {\ncolour = 1\n}"),
+                "11:1 unknown attribute colour in tls_config of endpoint of pyroscope.write",
+            ),
+            (
+                endpoint("tls_config {\n}\ntls_config {\n}"),
+                "12:1 a second tls_config block",
             ),
             (
                 endpoint("bearer_token = \"a\"\nbasic_auth { }"),
@@ -1277,7 +1559,11 @@ pyroscope.write "idle" { }
             ),
             (
                 receive("x", a, "") + &receive("y", a, "http { conn_limit = 5 }") + &writes,
-                "differ in their limits or timeouts",
+                "differ in their limits, timeouts, TLS or HTTP/2",
+            ),
+            (
+                receive("x", a, "") + &receive("y", a, "http { tls { cert_file = \"c\" } }") + &writes,
+                "differ in their limits, timeouts, TLS or HTTP/2",
             ),
             (
                 receive("x", a, "")
