@@ -305,6 +305,13 @@ impl Gate {
         }
     }
 
+    /// Nobody is left to send or store what lies in the crossing: a spool that ended could not take it and gave it back.
+    pub fn drop_rest(&self) {
+        while let Some(parcel) = self.take() {
+            parcel.ticket.drop_for(DropReason::Shutdown);
+        }
+    }
+
     /// Hands a parcel to the spool.
     ///
     /// # Errors
