@@ -319,7 +319,7 @@ impl Gate {
     /// outcome, or when the parcel is stored already (dropping its ticket for [`DropReason::Overflow`] leaves it there).
     pub fn spool_away(&self, parcel: Parcel) -> Result<(), Parcel> {
         match &self.spool {
-            Some(link) if !parcel.ticket.is_stored() && !parcel.is_awaited() && link.takes() => {
+            Some(link) if !parcel.ticket.is_stored() && !parcel.is_awaited() && link.has_room() => {
                 link.put(parcel);
                 Ok(())
             }

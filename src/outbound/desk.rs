@@ -472,6 +472,23 @@ mod tests {
     }
 
     #[test]
+    fn a_full_spool_leaves_parcels_to_probe_with() {
+        let mut bench = spooling_bench(1 << 20);
+        for _ in 0..DOWN_AFTER {
+            bench.offer(AckMode::Detached, at(0));
+        }
+        for _ in 0..DOWN_AFTER {
+            let parcel = bench.desk.next(at(0), 0.0).expect("the window is open");
+            bench.desk.trouble(parcel, Trouble::Silent, at(0), 0.0);
+        }
+        let link = bench.gate.spool().unwrap();
+        link.set_full(true);
+        bench.desk.accept(bench.gate, at(6_000));
+        assert_eq!(link.waiting_parcels(), 0, "they would come back at once");
+        assert!(bench.desk.next(at(6_000), 0.0).is_some());
+    }
+
+    #[test]
     fn a_stored_parcel_that_has_to_go_stays_on_disk() {
         use crate::fanout::spool_link::Return;
         use crate::fanout::{RecordId, Ticket};
