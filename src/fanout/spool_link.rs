@@ -208,6 +208,12 @@ impl SpoolLink {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
+    /// Whether the spool has reached its limit.
+    #[cfg(test)]
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+
     /// The keeper's side: whether the spool has reached its limit.
     pub fn set_full(&self, is_full: bool) {
         self.is_full.store(is_full, Ordering::Relaxed);

@@ -230,6 +230,12 @@ impl Desk {
         self.in_flight
     }
 
+    /// Parcels that wait here, on the wire not counted.
+    #[cfg(test)]
+    pub(super) fn parcels(&self) -> usize {
+        self.queue.len() + self.waiting.len()
+    }
+
     /// Makes every retry due: a shutdown has begun, and what has recovered meanwhile shall get its parcels.
     pub fn hurry(&mut self) {
         while let Some(parcel) = self.waiting.take_next() {

@@ -159,7 +159,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Everything has been stored: makes up for marks that failed, and syncs.
-    fn finish(&mut self, now: Mono) {
+    pub fn finish(&mut self, now: Mono) {
         self.sync(now);
         if let Err(error) = self.store.tidy() {
             tracing::warn!(
