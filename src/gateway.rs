@@ -302,6 +302,7 @@ impl Gateway {
             }
         }
         self.spools.finish().await;
+        self.gates.iter().for_each(|gate| gate.drop_rest());
         // A write that hangs in the kernel cannot be interrupted: such a thread ends with the process.
         let last = clock::now().after(LAST_OUTCOMES_WAIT);
         wait_until(last, || {

@@ -29,6 +29,7 @@ under_both_engines!(
     under_stored_a_full_disk_means_waiting_for_delivery,
     damage_costs_what_it_hits,
     a_spool_that_may_not_overflow_refuses,
+    what_a_full_spool_cannot_take_at_the_end_is_told,
     what_is_spooled_for_nobody_is_kept_dropped_or_refused,
     what_grew_too_old_on_disk_is_not_sent,
 );
@@ -487,6 +488,35 @@ fn a_spool_that_may_not_overflow_refuses(engine: &str) {
     let peer = absent.appear();
     assert_eq!(take(&peer, accepted), once_each(0..accepted));
     assert_eq!(farewell(gateway).delivered, accepted as u64);
+}
+
+fn what_a_full_spool_cannot_take_at_the_end_is_told(engine: &str) {
+    let (spool, absent) = (folder(), Absent::new());
+    let flags = [
+        "--overflow",
+        "refuse",
+        "--spool-limit",
+        "1MiB",
+        "--drain-timeout",
+        "100ms",
+    ];
+    let gateway = start(engine, &absent.url(), spool.path(), &flags);
+    let mut accepted = 0;
+    while gateway.ingest(numbered(accepted)).status == 200 {
+        accepted += 1;
+        assert!(accepted < 1000, "disk and memory are full by now");
+    }
+    let farewell = farewell(gateway);
+    let lost = farewell.dropped.get("shutdown").copied().unwrap_or(0);
+    assert_eq!(
+        (farewell.accepted(), farewell.undecided),
+        (accepted as u64, 0),
+        "nothing was on the wire: {farewell:?}"
+    );
+    assert!(
+        lost > 0 && farewell.spooled > 0 && farewell.lost() == lost,
+        "{farewell:?}"
+    );
 }
 
 fn what_is_spooled_for_nobody_is_kept_dropped_or_refused(engine: &str) {

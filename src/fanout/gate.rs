@@ -157,7 +157,12 @@ impl Books {
 impl Gate {
     /// The gate of one destination that may hold `bytes_max`.
     pub fn new(id: DestinationId, name: String, bytes_max: u64) -> Self {
-        let (sender, receiver) = crossbeam_channel::bounded(CROSSING_PARCELS_MAX);
+        Self::with_crossing(id, name, bytes_max, CROSSING_PARCELS_MAX)
+    }
+
+    /// A gate on whose crossing `parcels_max` may lie: tests that make gates by the thousand want small ones.
+    pub(crate) fn with_crossing(id: DestinationId, name: String, bytes_max: u64, parcels_max: usize) -> Self {
+        let (sender, receiver) = crossbeam_channel::bounded(parcels_max);
         Self {
             id,
             name,
@@ -305,6 +310,13 @@ impl Gate {
         }
     }
 
+    /// Nobody is left to send or store what lies in the crossing: a spool that ended could not take it and gave it back.
+    pub fn drop_rest(&self) {
+        while let Some(parcel) = self.take() {
+            parcel.ticket.drop_for(DropReason::Shutdown);
+        }
+    }
+
     /// Hands a parcel to the spool.
     ///
     /// # Errors
@@ -312,7 +324,7 @@ impl Gate {
     /// outcome, or when the parcel is stored already (dropping its ticket for [`DropReason::Overflow`] leaves it there).
     pub fn spool_away(&self, parcel: Parcel) -> Result<(), Parcel> {
         match &self.spool {
-            Some(link) if !parcel.ticket.is_stored() && !parcel.is_awaited() && link.takes() => {
+            Some(link) if !parcel.ticket.is_stored() && !parcel.is_awaited() && link.has_room() => {
                 link.put(parcel);
                 Ok(())
             }
@@ -336,7 +348,10 @@ impl Gate {
         };
         is_free(&held.held_weight, self.bytes_max)
             && is_free(&held.held_pinned_bytes, self.pinned_bytes_max)
-            && self.receiver.len() < CROSSING_PARCELS_MAX / 2
+            && self
+                .receiver
+                .capacity()
+                .is_some_and(|most| self.receiver.len() < most / 2)
     }
 
     /// The spool's side: what an earlier process had accepted and not delivered.
@@ -394,6 +409,12 @@ impl Gate {
         if let Some(link) = &self.spool {
             link.give_back(record);
         }
+    }
+
+    /// Parcels in the crossing.
+    #[cfg(test)]
+    pub(crate) fn crossing_parcels(&self) -> usize {
+        self.receiver.len()
     }
 
     /// The next parcel in the crossing, if any.

@@ -38,9 +38,15 @@ impl<T> Default for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    /// Adds a newly accepted item.
+    /// Adds a newly accepted item. One that comes late (a spool has waited with it, and could not store it) goes where it
+    /// belongs: the oldest stands in front.
     pub fn push(&mut self, accepted: Mono, item: T) {
-        self.fresh.push_back((accepted, item));
+        if self.fresh.back().is_none_or(|(last, _)| *last <= accepted) {
+            self.fresh.push_back((accepted, item));
+        } else {
+            let at = self.fresh.partition_point(|(other, _)| *other <= accepted);
+            self.fresh.insert(at, (accepted, item));
+        }
     }
 
     /// Puts an item back that was taken before: it is served before what was accepted after it.
@@ -156,6 +162,17 @@ mod tests {
             [queue.take(at(9)), queue.take(at(9)), queue.take(at(9))],
             [Some('a'), Some('b'), Some('c')]
         );
+    }
+
+    #[test]
+    fn what_comes_late_is_as_old_as_it_is() {
+        let mut queue = Queue::default();
+        queue.push(at(9), 'b');
+        queue.push(at(1), 'a'); // a spool that cannot store it has given it back
+        queue.push(at(9), 'c');
+        assert_eq!(queue.oldest(), Some(at(1)));
+        assert_eq!(queue.take_older_than(at(5)), Some('a'));
+        assert_eq!([queue.take(at(9)), queue.take(at(9))], [Some('b'), Some('c')]);
     }
 
     proptest! {

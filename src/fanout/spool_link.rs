@@ -109,9 +109,10 @@ impl SpoolLink {
         self.is_well() && !self.is_behind()
     }
 
-    /// Whether there is room on disk, and the disk keeps up.
+    /// Whether there is room on disk, and the disk keeps up. At the end everything is tried once.
     pub(super) fn has_room(&self) -> bool {
-        self.takes() && !self.is_full.load(Ordering::Relaxed)
+        let is_full = self.is_full.load(Ordering::Relaxed) && !self.is_last.load(Ordering::Acquire);
+        self.takes() && !is_full
     }
 
     /// Whether as much waits to be stored as may.
@@ -128,6 +129,12 @@ impl SpoolLink {
     /// Bytes that wait to be stored.
     pub fn waiting_bytes(&self) -> u64 {
         self.waiting_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Parcels that wait to be stored.
+    #[cfg(test)]
+    pub(crate) fn waiting_parcels(&self) -> usize {
+        self.to_store.1.len()
     }
 
     pub(super) fn put(&self, mut parcel: Parcel) {
@@ -199,6 +206,12 @@ impl SpoolLink {
     pub fn set_trouble(&self, trouble: Option<String>) {
         self.is_well.store(trouble.is_none(), Ordering::Relaxed);
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Whether the spool has reached its limit.
+    #[cfg(test)]
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
     }
 
     /// The keeper's side: whether the spool has reached its limit.

@@ -230,6 +230,12 @@ impl Desk {
         self.in_flight
     }
 
+    /// Parcels that wait here, on the wire not counted.
+    #[cfg(test)]
+    pub(super) fn parcels(&self) -> usize {
+        self.queue.len() + self.waiting.len()
+    }
+
     /// Makes every retry due: a shutdown has begun, and what has recovered meanwhile shall get its parcels.
     pub fn hurry(&mut self) {
         while let Some(parcel) = self.waiting.take_next() {
@@ -469,6 +475,23 @@ mod tests {
             "with a disk that fails it stays in memory"
         );
         assert!(bench.gate.books().balance());
+    }
+
+    #[test]
+    fn a_full_spool_leaves_parcels_to_probe_with() {
+        let mut bench = spooling_bench(1 << 20);
+        for _ in 0..DOWN_AFTER {
+            bench.offer(AckMode::Detached, at(0));
+        }
+        for _ in 0..DOWN_AFTER {
+            let parcel = bench.desk.next(at(0), 0.0).expect("the window is open");
+            bench.desk.trouble(parcel, Trouble::Silent, at(0), 0.0);
+        }
+        let link = bench.gate.spool().unwrap();
+        link.set_full(true);
+        bench.desk.accept(bench.gate, at(6_000));
+        assert_eq!(link.waiting_parcels(), 0, "they would come back at once");
+        assert!(bench.desk.next(at(6_000), 0.0).is_some());
     }
 
     #[test]

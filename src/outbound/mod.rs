@@ -22,5 +22,7 @@ pub mod head;
 pub mod health;
 pub mod oauth2;
 pub mod secrets;
+#[cfg(test)]
+mod simulation;
 pub mod waiting;
 pub mod window;

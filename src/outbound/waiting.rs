@@ -61,6 +61,12 @@ impl<T> Waiting<T> {
         self.by_due.remove(&(due, number)).map(|(_, item)| item)
     }
 
+    /// Items waiting.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.by_due.len()
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.by_due.is_empty()

@@ -75,6 +75,8 @@ pub struct Keeper<D: Disk> {
     failures: u32,
     /// No writing before.
     resume_at: Mono,
+    /// Bytes on disk when the last parcel had no room: with fewer there may be some again.
+    full_at: Option<u64>,
 }
 
 /// Starts the thread of one spool, which ends some time after [`SpoolLink::finish`].
@@ -124,6 +126,7 @@ impl<D: Disk> Keeper<D> {
             dirty_since: None,
             failures: 0,
             resume_at: Mono::default(),
+            full_at: None,
         };
         keeper.show();
         Some(keeper)
@@ -140,6 +143,7 @@ impl<D: Disk> Keeper<D> {
         self.store_batch(now);
         self.sync_when_due(now);
         let read_again = self.restore(now, unix_ms);
+        self.note_room();
         self.show();
         let sync_at = self.sync_due();
         let resume_at = match self.failures {
@@ -155,7 +159,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Everything has been stored: makes up for marks that failed, and syncs.
-    fn finish(&mut self, now: Mono) {
+    pub fn finish(&mut self, now: Mono) {
         self.sync(now);
         if let Err(error) = self.store.tidy() {
             tracing::warn!(
@@ -259,7 +263,9 @@ impl<D: Disk> Keeper<D> {
                 self.gate.drop_spooled(amount(dropped.sums), DropReason::Overflow);
                 continue;
             }
-            self.link.set_full(matches!(result, Err(AppendError::Full)));
+            let is_full = matches!(result, Err(AppendError::Full));
+            self.full_at = is_full.then(|| self.store.totals().disk_bytes);
+            self.link.set_full(is_full);
             return result;
         }
     }
@@ -406,6 +412,16 @@ impl<D: Disk> Keeper<D> {
     fn note_failure(&mut self, doing: &str, error: &io::Error) {
         self.link.counts().failures.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(destination = %self.gate.name, doing, %error, "spool");
+    }
+
+    /// Once full, it is given nothing more until something has left the disk.
+    fn note_room(&mut self) {
+        let bytes = self.store.totals().disk_bytes;
+        if self.full_at.is_some_and(|full_at| bytes < full_at) {
+            self.full_at = None;
+            self.link.set_full(false);
+            self.gate.doorbell.ring();
+        }
     }
 
     fn show(&self) {
