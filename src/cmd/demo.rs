@@ -21,12 +21,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Command, FromArgMatches};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use super::load::{self, Latencies};
+use super::parsed;
 use super::run::{abort_on_panic, bind_admin};
 use super::sink;
 use crate::admin;
@@ -230,13 +230,6 @@ fn start_load(args: &Args, gateway: &Gateway, verdict: &Verdict) -> anyhow::Resu
     let mut load = parsed::<load::Args>(&words)?;
     load.watched = true;
     load::Running::start(&load, verdict.engine)
-}
-
-/// Flags of another command from words alone: what the environment says is meant for a real gateway.
-fn parsed<A: clap::Args + FromArgMatches>(words: &[&str]) -> anyhow::Result<A> {
-    let command = A::augment_args(Command::new("demo").no_binary_name(true));
-    let command = command.mut_args(|arg| arg.env(clap::builder::Resettable::Reset));
-    Ok(A::from_arg_matches(&command.try_get_matches_from(words)?)?)
 }
 
 /// All that plays, and what has been seen of it.

@@ -10,7 +10,7 @@ mod drain;
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,22 +23,16 @@ use crate::config::units::show_size;
 use crate::profile::route::Route;
 use crate::runtime::clock;
 use crate::spool::{
-    self, Damage, DestinationFolder, Disk as _, Meta, RealDisk, Seen, Summary, What, is_ours, read_record,
-    summary, walk,
+    Damage, DestinationFolder, Disk as _, Meta, RealDisk, Seen, Summary, What, destinations, is_ours,
+    read_record, summary, walk,
 };
 
 /// The arguments of `pyrotee spool`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The folder that `pyrotee run --spool` was given.
-    #[arg(
-        long,
-        env = "PYROTEE_SPOOL",
-        value_name = "DIR",
-        global = true,
-        default_value = ""
-    )]
-    pub spool: PathBuf,
+    #[arg(long, env = "PYROTEE_SPOOL", value_name = "DIR", global = true)]
+    spool: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -105,17 +99,17 @@ struct Drop {
 /// # Errors
 /// When the spool cannot be read, or changed, or is in use.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if args.spool.as_os_str().is_empty() {
+    let Some(spool) = &args.spool else {
         eprintln!("error: no spool given; add --spool DIR, the folder that 'pyrotee run --spool' was given");
         return Ok(ExitCode::from(EXIT_USAGE));
-    }
+    };
     match &args.command {
-        Command::Ls(ls) if ls.records => list_records(args, ls),
-        Command::Ls(ls) => list(args, ls),
-        Command::Verify(verify) => self::verify(args, verify),
-        Command::Cat(cat) => self::cat(args, cat),
-        Command::Drain(drain) => drain::run(args, drain),
-        Command::Drop(drop) => drop_all(args, drop),
+        Command::Ls(ls) if ls.records => list_records(spool, ls),
+        Command::Ls(ls) => list(spool, ls),
+        Command::Verify(verify) => self::verify(spool, verify),
+        Command::Cat(cat) => self::cat(spool, cat),
+        Command::Drain(drain) => drain::run(spool, drain),
+        Command::Drop(drop) => drop_all(spool, drop),
     }
 }
 
@@ -133,8 +127,8 @@ struct Row {
     damaged: u64,
 }
 
-fn list(args: &Args, ls: &Ls) -> anyhow::Result<ExitCode> {
-    let rows: Vec<Row> = folders(args, ls.destination.as_deref())?
+fn list(spool: &Path, ls: &Ls) -> anyhow::Result<ExitCode> {
+    let rows: Vec<Row> = folders(spool, ls.destination.as_deref())?
         .into_iter()
         .map(|folder| Ok(row(folder.destination.clone(), &summed_up(&folder, false)?)))
         .collect::<anyhow::Result<_>>()?;
@@ -200,9 +194,9 @@ struct RecordRow {
 }
 
 /// Line by line, because there may be millions.
-fn list_records(args: &Args, ls: &Ls) -> anyhow::Result<ExitCode> {
+fn list_records(spool: &Path, ls: &Ls) -> anyhow::Result<ExitCode> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    for folder in folders(args, ls.destination.as_deref())? {
+    for folder in folders(spool, ls.destination.as_deref())? {
         let told = walk(&RealDisk::existing(&folder.folder), false, &mut |_, seen| {
             let Seen::Record { meta, is_done } = seen else {
                 return Ok(());
@@ -260,8 +254,8 @@ struct Spot {
     what: String,
 }
 
-fn verify(args: &Args, verify: &Verify) -> anyhow::Result<ExitCode> {
-    let proofs: Vec<Proof> = folders(args, verify.destination.as_deref())?
+fn verify(spool: &Path, verify: &Verify) -> anyhow::Result<ExitCode> {
+    let proofs: Vec<Proof> = folders(spool, verify.destination.as_deref())?
         .iter()
         .map(|folder| Ok(proof(folder.destination.clone(), &settled(folder)?)))
         .collect::<anyhow::Result<_>>()?;
@@ -345,8 +339,8 @@ fn proof_text(proof: &Proof) -> String {
     text
 }
 
-fn cat(args: &Args, cat: &Cat) -> anyhow::Result<ExitCode> {
-    let folder = the_folder(args, cat.destination.as_deref())?;
+fn cat(spool: &Path, cat: &Cat) -> anyhow::Result<ExitCode> {
+    let folder = the_folder(spool, cat.destination.as_deref())?;
     let disk = RealDisk::existing(&folder.folder);
     let mut found = None;
     walk(&disk, false, &mut |file, seen| {
@@ -386,10 +380,10 @@ fn write_request(meta: &Meta, payload: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-fn drop_all(args: &Args, drop: &Drop) -> anyhow::Result<ExitCode> {
-    let folder = the_folder(args, drop.destination.as_deref())?;
+fn drop_all(spool: &Path, drop: &Drop) -> anyhow::Result<ExitCode> {
+    let folder = the_folder(spool, drop.destination.as_deref())?;
     let name = &folder.destination;
-    let _lock = spool::lock(&args.spool)?;
+    let _lock = crate::spool::lock(spool)?;
     let found = summed_up(&folder, false)?;
     let what = format!(
         "{} with {} ({}) for '{name}'",
@@ -413,12 +407,12 @@ fn drop_all(args: &Args, drop: &Drop) -> anyhow::Result<ExitCode> {
 }
 
 /// The folders of all destinations, or of one.
-fn folders(args: &Args, destination: Option<&str>) -> anyhow::Result<Vec<DestinationFolder>> {
-    let spool = args.spool.display();
-    if !args.spool.is_dir() {
-        bail!("{spool} is no folder; --spool wants the one that 'pyrotee run --spool' was given");
+fn folders(spool: &Path, destination: Option<&str>) -> anyhow::Result<Vec<DestinationFolder>> {
+    let shown = spool.display();
+    if !spool.is_dir() {
+        bail!("{shown} is no folder; --spool wants the one that 'pyrotee run --spool' was given");
     }
-    let mut found = spool::destinations(&args.spool).with_context(|| format!("cannot list {spool}"))?;
+    let mut found = destinations(spool).with_context(|| format!("cannot list {shown}"))?;
     if let Some(wanted) = destination {
         let names = names(&found);
         found.retain(|folder| folder.destination == wanted);
@@ -430,11 +424,11 @@ fn folders(args: &Args, destination: Option<&str>) -> anyhow::Result<Vec<Destina
 }
 
 /// The folder of one destination, which need not be named if there is only one.
-fn the_folder(args: &Args, destination: Option<&str>) -> anyhow::Result<DestinationFolder> {
-    let mut found = folders(args, destination)?;
+fn the_folder(spool: &Path, destination: Option<&str>) -> anyhow::Result<DestinationFolder> {
+    let mut found = folders(spool, destination)?;
     match (found.pop(), found.is_empty()) {
         (Some(folder), true) => Ok(folder),
-        (None, _) => bail!("nothing is spooled in {}", args.spool.display()),
+        (None, _) => bail!("nothing is spooled in {}", spool.display()),
         (Some(last), false) => {
             found.push(last);
             bail!(

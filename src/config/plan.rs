@@ -110,6 +110,9 @@ pub struct SpoolPlan {
     pub sync: SpoolSync,
     /// What happens to what is spooled for a destination that is no longer given.
     pub orphans: SpoolOrphans,
+    /// Whether it keeps what its destination does not take. No flag: `pyrotee spool drain` does so.
+    #[serde(skip)]
+    pub keeps_refused: bool,
 }
 
 /// One thing wrong with what was asked.
@@ -197,6 +200,7 @@ impl Plan {
                 directory,
                 sync: flags.spool_sync,
                 orphans: flags.spool_orphans,
+                keeps_refused: false,
             }),
             body_limit,
             conn_limit: flags.conn_limit,

@@ -404,6 +404,11 @@ impl Gate {
             .fetch_sub(push.bytes, Ordering::Relaxed);
     }
 
+    /// Whether a stored parcel that is not taken stays on disk, which is noted then.
+    pub(super) fn keep_refused(&self, reason: DropReason) -> bool {
+        self.spool.as_ref().is_some_and(|link| link.keep_refused(reason))
+    }
+
     /// Tells the spool what becomes of a record that was out.
     pub(super) fn give_back(&self, record: Return) {
         if let Some(link) = &self.spool {

@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::Parcel;
 use super::push::Push;
+use super::ticket::DropReason;
 
 /// Where a parcel lies in its spool, and what it counts. Valid while the store that gave it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,12 +40,15 @@ pub enum Return {
     Done(RecordId),
     /// Its memory had to go: it is to be read again.
     Release(RecordId),
+    /// Its destination did not take it, and it stays on disk all the same (`pyrotee spool drain`): for the next start.
+    Keep(RecordId),
 }
 
 /// The gate's end and the keeper's end in one.
 #[derive(Debug)]
 pub struct SpoolLink {
     stores_all: bool,
+    keeps_refused: bool,
     waiting_bytes_max: u64,
     waiting_bytes: AtomicU64,
     reads: AtomicBool,
@@ -76,6 +80,8 @@ pub struct Counts {
     pub syncs: AtomicU64,
     /// Writes, syncs and reads that failed.
     pub failures: AtomicU64,
+    /// Parcels that were not taken and stay on disk, by [`DropReason::index`].
+    pub kept_parcels: [AtomicU64; DropReason::ALL.len()],
 }
 
 impl SpoolLink {
@@ -84,6 +90,7 @@ impl SpoolLink {
     pub fn new(stores_all: bool, waiting_bytes_max: u64) -> Self {
         Self {
             stores_all,
+            keeps_refused: false,
             waiting_bytes_max,
             waiting_bytes: AtomicU64::new(0),
             reads: AtomicBool::new(true),
@@ -97,6 +104,23 @@ impl SpoolLink {
             returns: crossbeam_channel::unbounded(),
             keeper: OnceLock::new(),
         }
+    }
+
+    /// Leaves on disk what its destination does not take, whatever the reason.
+    #[must_use]
+    pub fn keeping_refused(self, keeps_refused: bool) -> Self {
+        Self {
+            keeps_refused,
+            ..self
+        }
+    }
+
+    /// Notes that a stored parcel was not taken. Whether it stays on disk.
+    pub(super) fn keep_refused(&self, reason: DropReason) -> bool {
+        if self.keeps_refused {
+            self.counts.kept_parcels[reason.index()].fetch_add(1, Ordering::Relaxed);
+        }
+        self.keeps_refused
     }
 
     /// Whether every parcel is stored before it is sent.

@@ -193,6 +193,12 @@ impl Ticket {
                 self.gate.note_spooled(&self.push);
                 self.gate.give_back(Return::Release(record));
             }
+            (Some(record), Outcome::Unanswered { reason } | Outcome::Answered { reason, .. })
+                if self.gate.keep_refused(reason) =>
+            {
+                self.gate.note_spooled(&self.push);
+                self.gate.give_back(Return::Keep(record));
+            }
             (Some(record), _) => {
                 self.gate.settle(&self.push, outcome);
                 self.gate.give_back(Return::Done(record));

@@ -61,7 +61,8 @@ impl Spools {
         let context = || format!("--spool: destination '{}'", one.name);
         let disk = RealDisk::create(&spool.directory.join(folder_name(&one.name))).with_context(context)?;
         let (store, recovery) = Store::open(disk, StoreLimits::of(limit)).with_context(context)?;
-        let link = SpoolLink::new(plan.ack == AckPolicy::Stored, gate.bytes_max() / WAITING_SHARE);
+        let link = SpoolLink::new(plan.ack == AckPolicy::Stored, gate.bytes_max() / WAITING_SHARE)
+            .keeping_refused(spool.keeps_refused);
         keeper::tell_damages(&one.name, &link, &recovery.damages);
         let found = recovery.totals.left;
         if found.parcels > 0 {

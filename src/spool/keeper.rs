@@ -173,13 +173,14 @@ impl<D: Disk> Keeper<D> {
     fn take_returns(&mut self) {
         let mut done = Vec::new();
         while let Some(record) = self.link.take_return() {
-            let (Return::Done(id) | Return::Release(id)) = record;
+            let (Return::Done(id) | Return::Release(id) | Return::Keep(id)) = record;
             if let Some(bytes) = self.out.remove(&id) {
                 self.out_bytes -= bytes;
             }
             match record {
                 Return::Done(id) => done.push(id),
                 Return::Release(id) => self.store.release(&id),
+                Return::Keep(_) => {} // it stays out, so it is not read again
             }
         }
         if !done.is_empty()
@@ -456,7 +457,7 @@ pub fn tell_damages(destination: &str, link: &SpoolLink, damages: &Damages) {
 }
 
 /// A push as it was, from what was read back. `payload` holds query, header lines and body.
-pub fn rebuild(meta: &Meta, payload: &Bytes, pinned_bytes: u64, accepted: Mono) -> Push {
+fn rebuild(meta: &Meta, payload: &Bytes, pinned_bytes: u64, accepted: Mono) -> Push {
     let query_end = meta.query_bytes as usize;
     let fields_end = query_end + meta.fields_bytes as usize;
     let body_end = usize::try_from(meta.payload_bytes()).unwrap_or(payload.len());
