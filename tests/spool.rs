@@ -538,12 +538,15 @@ fn what_is_spooled_for_nobody_is_kept_dropped_or_refused(engine: &str) {
         "{}",
         ended.stderr
     );
+    // The folder may be a file system of its own.
+    fs::create_dir(spool.path().join("lost+found")).expect("a folder");
     for (orphans, is_there_after) in [("keep", true), ("drop", false)] {
         let log = Gateway::start(engine, &flags(orphans)).process.terminate().stderr;
         let line = log.lines().find(|line| line.contains("no longer given"));
         let line = line.unwrap_or_else(|| panic!("{orphans}: {log}"));
         assert!(line.contains("\"parcels\":5"), "{orphans}: {line}");
         assert_eq!(spool.path().join("a").exists(), is_there_after, "{orphans}");
+        assert!(spool.path().join("lost+found").exists(), "{orphans}");
     }
 }
 

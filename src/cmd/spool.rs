@@ -8,7 +8,6 @@
 
 mod drain;
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,8 +22,8 @@ use crate::config::units::show_size;
 use crate::profile::route::Route;
 use crate::runtime::clock;
 use crate::spool::{
-    Damage, DestinationFolder, Disk as _, Meta, RealDisk, Seen, Summary, What, destinations, is_ours,
-    read_record, summary, walk,
+    Damage, DestinationFolder, Meta, RealDisk, Seen, Summary, What, delete, destinations, read_record,
+    summary, walk,
 };
 
 /// The arguments of `pyrotee spool`.
@@ -46,7 +45,7 @@ enum Command {
     /// Write one record to stdout as the HTTP request that it was, passed-on headers included.
     Cat(Cat),
     /// Send what waits for a destination, and mark what was accepted as done. No gateway may be running on the spool.
-    Drain(Box<drain::Args>),
+    Drain(drain::Args),
     /// Delete everything that waits for a destination. No gateway may be running on the spool.
     Drop(Drop),
 }
@@ -395,18 +394,12 @@ fn drop_all(spool: &Path, drop: &Drop) -> anyhow::Result<ExitCode> {
         eprintln!("error: this would delete {what} for good; add --yes if that is what you want");
         return Ok(ExitCode::from(EXIT_USAGE));
     }
-    let disk = RealDisk::existing(&folder.folder);
-    for file in disk.list()?.iter().filter(|file| is_ours(file)) {
-        disk.remove(file)
-            .with_context(|| format!("cannot delete {file}"))?;
-    }
-    // What somebody else put there keeps the folder.
-    let _ = fs::remove_dir(&folder.folder);
+    delete(&folder).with_context(|| format!("cannot delete what is spooled for '{name}'"))?;
     println!("deleted {what}");
     Ok(ExitCode::SUCCESS)
 }
 
-/// The folders of all destinations, or of one.
+/// The folders of all delete, destinations, or of one.
 fn folders(spool: &Path, destination: Option<&str>) -> anyhow::Result<Vec<DestinationFolder>> {
     let shown = spool.display();
     if !spool.is_dir() {

@@ -1,8 +1,5 @@
 //! The spools of all destinations: opened before the gates, started with them, finished after the cores.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -14,7 +11,7 @@ use crate::fanout::{Gate, SpoolLink};
 use crate::runtime::clock;
 use crate::runtime::pool::MemoryBudget;
 use crate::spool::keeper::{self, Keeper, Rules};
-use crate::spool::{self, Lock, RealDisk, Store, StoreLimits, Totals, folder_name};
+use crate::spool::{self, Lock, RealDisk, Store, StoreLimits, folder_name};
 
 /// Of a queue limit, the part that may wait to be written to disk besides. A quarter is many times what a disk takes in
 /// the time of one sync.
@@ -104,17 +101,15 @@ impl Spools {
 
 /// Looks for spools of destinations that the plan does not know.
 fn settle_orphans(spool: &SpoolPlan, plan: &Plan) -> anyhow::Result<()> {
-    let known: Vec<String> = plan
-        .destinations
-        .iter()
-        .map(|one| folder_name(&one.name))
-        .collect();
-    for (name, folder) in folders(&spool.directory).context("--spool: cannot list the folder")? {
-        if known.contains(&name) {
+    for orphan in spool::destinations(&spool.directory).context("--spool: cannot list the folder")? {
+        let name = &orphan.destination;
+        if plan.destinations.iter().any(|one| one.name == *name) {
             continue;
         }
-        let totals = totals_of(&folder).with_context(|| format!("--spool: {}", folder.display()))?;
-        let (parcels, bytes) = (totals.left.parcels, totals.left.bytes);
+        let disk = RealDisk::existing(&orphan.folder);
+        let context = || format!("--spool: what is left of '{name}' cannot be read");
+        let left = spool::summary(&disk, false).with_context(context)?.left;
+        let (parcels, bytes) = (left.parcels, left.bytes);
         match spool.orphans {
             SpoolOrphans::Keep if parcels > 0 => tracing::warn!(
                 destination = %name,
@@ -124,8 +119,7 @@ fn settle_orphans(spool: &SpoolPlan, plan: &Plan) -> anyhow::Result<()> {
             ),
             SpoolOrphans::Keep => {}
             SpoolOrphans::Drop => {
-                fs::remove_dir_all(&folder)
-                    .with_context(|| format!("--spool-orphans drop: {}", folder.display()))?;
+                spool::delete(&orphan).with_context(|| format!("--spool-orphans drop: '{name}'"))?;
                 tracing::warn!(
                     destination = %name,
                     parcels,
@@ -141,22 +135,4 @@ fn settle_orphans(spool: &SpoolPlan, plan: &Plan) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The folders in the spool's folder, with their names.
-fn folders(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
-    let mut folders = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if let (true, Ok(name)) = (entry.file_type()?.is_dir(), entry.file_name().into_string()) {
-            folders.push((name, entry.path()));
-        }
-    }
-    folders.sort();
-    Ok(folders)
-}
-
-fn totals_of(folder: &Path) -> io::Result<Totals> {
-    let limits = StoreLimits::of(u64::MAX);
-    Store::open(RealDisk::existing(folder), limits).map(|(_, recovery)| recovery.totals)
 }

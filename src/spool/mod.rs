@@ -72,7 +72,7 @@ pub use disk::{Disk, RealDisk};
 pub use lock::{Lock, LockError, lock};
 pub use segment::Sums;
 pub use store::{AppendError, Meta, ReadError, RecordParts, Recovery, Store, StoreLimits, Totals};
-pub use walk::{DestinationFolder, Seen, Summary, destinations, orphans, read_record, summary, walk};
+pub use walk::{DestinationFolder, Seen, Summary, delete, destinations, read_record, summary, walk};
 
 /// The folder of a destination in the spool's folder. Names that the plan allows come out as they are, but for dots
 /// and the name of the lock.
@@ -89,13 +89,6 @@ pub fn folder_name(destination: &str) -> String {
         }
     }
     name
-}
-
-/// Whether a file of this name in a destination's folder is one of ours.
-pub fn is_ours(name: &str) -> bool {
-    [SEGMENT_ENDING, MARKS_ENDING]
-        .iter()
-        .any(|ending| number_in(name, ending).is_some())
 }
 
 /// The name of a segment's file.

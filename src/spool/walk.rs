@@ -13,7 +13,7 @@ use super::recover::{Files, Kind, damage, open, understand};
 use super::scan::{Scan, Step};
 use super::segment::Sums;
 use super::store::{Meta, read_payload};
-use super::{SEGMENT_ENDING, folder_name, number_in, segment_name};
+use super::{MARKS_ENDING, SEGMENT_ENDING, folder_name, number_in, segment_name};
 use crate::profile::query::unpercent;
 
 /// What a walk comes by.
@@ -236,22 +236,27 @@ pub fn destinations(dir: &Path) -> io::Result<Vec<DestinationFolder>> {
     Ok(found)
 }
 
-/// What is left of destinations that are not among `names`: nobody sends it. Only those with something left.
+/// Deletes all that is spooled for a destination, and its folder unless somebody else has put something there. The
+/// spool's lock must be held.
 ///
 /// # Errors
-/// When `dir` or one of these folders cannot be read.
-pub fn orphans(dir: &Path, names: &[&str]) -> io::Result<Vec<(DestinationFolder, Summary)>> {
-    let mut found = Vec::new();
-    for folder in destinations(dir)? {
-        if names.contains(&folder.destination.as_str()) {
-            continue;
-        }
-        let summary = summary(&RealDisk::existing(&folder.folder), false)?;
-        if summary.left.parcels > 0 {
-            found.push((folder, summary));
-        }
+/// When the folder cannot be listed or a file cannot be removed.
+pub fn delete(one: &DestinationFolder) -> io::Result<()> {
+    let disk = RealDisk::existing(&one.folder);
+    for name in disk.list()?.iter().filter(|name| is_ours(name)) {
+        disk.remove(name)?;
     }
-    Ok(found)
+    match fs::remove_dir(&one.folder) {
+        Err(error) if error.kind() != ErrorKind::DirectoryNotEmpty => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a file of this name in a destination's folder is one of ours.
+fn is_ours(name: &str) -> bool {
+    [SEGMENT_ENDING, MARKS_ENDING]
+        .iter()
+        .any(|ending| number_in(name, ending).is_some())
 }
 
 /// The destination of a folder's name: [`folder_name`] backwards.
@@ -297,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_sends_any_more_is_found() {
+    fn what_is_there_is_found_and_deleted() {
         let root = tempfile::tempdir().unwrap();
         for name in ["eu", "us.east", "empty"] {
             let disk = RealDisk::create(&root.path().join(folder_name(name))).unwrap();
@@ -318,12 +323,21 @@ mod tests {
         }
         std::fs::write(root.path().join("lock"), "").unwrap();
         std::fs::create_dir(root.path().join("lost+found")).unwrap();
-        let found = orphans(root.path(), &["eu", "other"]).unwrap();
-        assert_eq!(found.len(), 1, "{found:?}");
-        let (folder, summary) = &found[0];
-        assert_eq!(folder.destination, "us.east");
-        assert_eq!((summary.left.parcels, summary.left.bytes), (1, 4));
-        assert_eq!((summary.segments, summary.oldest_unix_ms), (1, Some(7)));
-        assert_eq!(orphans(&root.path().join("not there"), &[]).unwrap(), []);
+        let found = destinations(root.path()).unwrap();
+        let names: Vec<&str> = found.iter().map(|one| one.destination.as_str()).collect();
+        assert_eq!(names, ["empty", "eu", "us.east"]);
+        let left = found
+            .iter()
+            .map(|one| summary(&RealDisk::existing(&one.folder), false).unwrap());
+        let left: Vec<Summary> = left.collect();
+        assert_eq!((left[0].left.parcels, left[0].done), (0, 1));
+        assert_eq!((left[2].left.parcels, left[2].left.bytes), (1, 4));
+        assert_eq!((left[2].segments, left[2].oldest_unix_ms), (1, Some(7)));
+        std::fs::write(found[2].folder.join("notes"), "").unwrap();
+        found.iter().for_each(|one| delete(one).unwrap());
+        let left = destinations(root.path()).unwrap();
+        assert_eq!(left, [found[2].clone()], "what is not ours stays");
+        assert!(root.path().join("lost+found").exists());
+        assert_eq!(destinations(&root.path().join("not there")).unwrap(), []);
     }
 }
