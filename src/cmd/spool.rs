@@ -102,14 +102,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         eprintln!("error: no spool given; add --spool DIR, the folder that 'pyrotee run --spool' was given");
         return Ok(ExitCode::from(EXIT_USAGE));
     };
-    match &args.command {
+    let result = match &args.command {
         Command::Ls(ls) if ls.records => list_records(spool, ls),
         Command::Ls(ls) => list(spool, ls),
         Command::Verify(verify) => self::verify(spool, verify),
         Command::Cat(cat) => self::cat(spool, cat),
         Command::Drain(drain) => drain::run(spool, drain),
         Command::Drop(drop) => drop_all(spool, drop),
-    }
+    };
+    result.or_else(|error| match error.downcast_ref::<io::Error>() {
+        // Who reads our output has seen enough: `pyrotee spool ls --records | head`.
+        Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        _ => Err(error),
+    })
 }
 
 /// What `ls` says of one destination.

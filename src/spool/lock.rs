@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use super::disk::make_folder;
 use crate::runtime::clock;
@@ -72,8 +73,8 @@ pub fn lock(folder: &Path) -> Result<Lock, LockError> {
     }
     // It is for people only: on a full disk the lock holds without.
     let _ = file.set_len(0).and_then(|()| {
-        let start = clock::unix_now().as_secs();
-        writeln!(file, "process {} since unix time {start}", std::process::id())
+        let now = httpdate::fmt_http_date(UNIX_EPOCH + clock::unix_now());
+        writeln!(file, "process {} since {now}", std::process::id())
     });
     Ok(Lock { _file: file })
 }
@@ -100,8 +101,8 @@ mod tests {
         let folder = root.path().join("not/there");
         let first = lock(&folder).unwrap();
         let error = lock(&folder).unwrap_err().to_string();
-        let holder = format!("in use by process {} since unix time ", std::process::id());
-        assert!(error.contains(&holder), "{error}");
+        let holder = format!("in use by process {} since ", std::process::id());
+        assert!(error.contains(&holder) && error.contains(" GMT: "), "{error}");
         assert!(error.contains("stop that process"), "{error}");
         drop(first);
         lock(&folder).unwrap();
