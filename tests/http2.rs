@@ -457,6 +457,8 @@ fn routes_and_statuses(engine: &str) {
             ("POST", "/ingest", 400),
             ("POST", "/ingest?name=a%2Cb", 400),
             ("POST", PUSH, 415),
+            ("GET", "/debuginfo.v1alpha1.DebuginfoService/UploadFinished", 405),
+            ("POST", "/debuginfo.v1alpha1.DebuginfoService/UploadFinished", 501),
         ] {
             let got = speaker.call(method, path, &[], b"").await.expect("an answer");
             assert_eq!(got.status, status, "{method} {path}: {got:?}");

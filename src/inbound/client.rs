@@ -20,7 +20,9 @@ use monoio::net::TcpStream;
 use super::http2::Visitor;
 use super::inlet::{Inlet, ReceiveError};
 use super::tally::{Closed, RouteLabel};
-use super::understand::{Dress, HeadLines, Prepared, Refusal, Wanted, parts, place_of, prepare, put};
+use super::understand::{
+    Dress, HeadLines, Prepared, Refusal, Wanted, charge_if_much, parts, place_of, prepare, put,
+};
 use super::{DISK_LOOK_EVERY, DISK_LOOKS, Inbound, Place, handshake, reply};
 use crate::fanout::call::CallAnswer;
 use crate::fanout::push::PushParts;
@@ -39,8 +41,6 @@ const SKIP_BYTES_MAX: u64 = 1 << 20;
 /// What a connection keeps of the memory that its last answer took. Most answers are below 300 bytes; a redirect repeats the
 /// target, which may have 1 MiB.
 const ANSWER_BYTES_KEPT: usize = 1 << 10;
-/// A query, header lines or a redirect of at most this many bytes are part of what a connection may hold uncharged.
-const UNCHARGED_BYTES_MAX: usize = 1 << 10;
 /// How long we still read from a client that we have told off.
 const LINGER: Duration = Duration::from_secs(2);
 /// Once a shutdown has begun, how long a client that has just connected may take to send its first bytes.
@@ -283,7 +283,7 @@ impl Client {
             Err(refusal) => {
                 if let Refusal::Redirect(location) = &refusal {
                     // Once here and once in the answer.
-                    match self.charge(2 * location.len()) {
+                    match charge_if_much(&self.inbound.setup, 2 * location.len()) {
                         Ok(charge) => handled._charge = charge,
                         Err(error) => {
                             handled.result = Err(error.into());
@@ -316,15 +316,6 @@ impl Client {
         handled
     }
 
-    /// Charges what is held beside the receive buffer, where it is much.
-    fn charge(&self, bytes: usize) -> Result<Option<Charge>, ReceiveError> {
-        if bytes <= UNCHARGED_BYTES_MAX {
-            return Ok(None);
-        }
-        let charge = self.inbound.setup.memory.try_charge(bytes);
-        charge.map(Some).ok_or(ReceiveError::NoMemory)
-    }
-
     /// Header lines of the client with these names, and those of `--pass-header`.
     pub(super) fn fields_of(&self, head: &RequestHead, names: &[&str]) -> Bytes {
         let bytes = self.inlet.head_bytes();
@@ -350,7 +341,10 @@ impl Client {
         handled: &mut Handled,
     ) -> Result<(), Refusal> {
         // The push is charged with them once it is whole; its body may take as long as the read timeout allows.
-        let meanwhile = self.charge(prepared.query.as_ref().map_or(0, Bytes::len) + prepared.fields.len())?;
+        let meanwhile = charge_if_much(
+            &self.inbound.setup,
+            prepared.query.as_ref().map_or(0, Bytes::len) + prepared.fields.len(),
+        )?;
         self.continue_if_expected(head, started, handled).await?;
         let inbound = self.inbound.clone();
         let setup = &inbound.setup;

@@ -35,6 +35,9 @@ use crate::profile::route::{Procedure, Route, Routed, route};
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::pool::{Charge, MemoryBudget, hold_charge};
 
+/// A query, header lines or a redirect of at most this many bytes are part of what a connection may hold uncharged.
+const UNCHARGED_BYTES_MAX: usize = 1 << 10;
+
 /// Why a request is not served. One variant per kind of answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -100,6 +103,16 @@ impl Refusal {
     /// No destination takes debuginfo, or it cannot be asked.
     pub fn debuginfo_unavailable(message: String) -> Self {
         Self::because(503, Code::Unavailable, "debuginfo_unavailable", message)
+    }
+
+    /// Debuginfo over HTTP/2.
+    pub fn debuginfo_http2() -> Self {
+        Self::because(
+            501,
+            Code::Unimplemented,
+            "debuginfo_http2",
+            "debuginfo is passed on over HTTP/1.1 only; switch HTTP/2 off in the client",
+        )
     }
 
     /// Too many debuginfo requests are under way.
@@ -305,6 +318,18 @@ pub fn place_of(is_post: bool, path: &[u8], query: Option<&[u8]>) -> Result<Want
     }
 }
 
+/// Charges what is held beside a request's buffers, where it is much.
+///
+/// # Errors
+/// When there is no memory left.
+pub fn charge_if_much(setup: &InboundSetup, bytes: usize) -> Result<Option<Charge>, ReceiveError> {
+    if bytes <= UNCHARGED_BYTES_MAX {
+        return Ok(None);
+    }
+    let charge = setup.memory.try_charge(bytes);
+    charge.map(Some).ok_or(ReceiveError::NoMemory)
+}
+
 /// What a request's lines come to.
 #[derive(Clone, Debug)]
 pub struct Prepared {
@@ -397,8 +422,8 @@ fn outgoing_type(dress: Dress, verbatim: bool) -> Option<&'static str> {
     }
 }
 
-/// The parts of a push whose body is here since `accepted`, and the refusal of series that were left out (row 99). No parts: nothing good was
-/// in it, and the refusal is the whole answer.
+/// The parts of a push whose body is here since `accepted`, and the refusal of series that were left out (row 99). No parts:
+/// nothing of it goes on, for a relabel rule drops it or nothing good was in it.
 ///
 /// # Errors
 /// Why none of it is taken.

@@ -37,7 +37,9 @@ use tokio::sync::{Notify, mpsc};
 
 use super::inlet::{Body, ReceiveError};
 use super::tally::{Closed, CopySite, RouteLabel};
-use super::understand::{Carrier, Dress, Lines, Refusal, Wanted, parts, place_of, prepare, put};
+use super::understand::{
+    Carrier, Dress, Lines, Refusal, Wanted, charge_if_much, parts, place_of, prepare, put,
+};
 use super::{Bench, DISK_LOOK_EVERY, DISK_LOOKS, InboundSetup, Place, reply};
 use crate::http::{Answer, Connection, Method};
 use crate::profile::connect::Protocol;
@@ -321,9 +323,7 @@ impl House {
             }
             Wanted::Debuginfo(procedure, _) => {
                 *label = RouteLabel::Debuginfo(procedure);
-                return Err(Refusal::debuginfo_unavailable(
-                    "debuginfo is taken over HTTP/1.1".into(),
-                ));
+                return Err(Refusal::debuginfo_http2());
             }
         };
         let length = body.size_hint().exact();
@@ -335,11 +335,14 @@ impl House {
             },
         )?;
         *dress = prepared.dress;
+        let held = prepared.query.as_ref().map_or(0, Bytes::len) + prepared.fields.len();
+        let meanwhile = charge_if_much(setup, held)?;
         let left = started.after(setup.plan.read_timeout).since(clock::now());
         let body = tokio::time::timeout(left, self.receive(body, length))
             .await
             .unwrap_or(Err(ReceiveError::TimedOut))?;
         setup.tally.received(body.bytes);
+        drop(meanwhile);
         let (parts, rejected) = parts(setup, route, prepared, body, started, clock::now())?;
         if let Some(parts) = parts {
             let deadline = parts.client_deadline;
