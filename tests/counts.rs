@@ -40,6 +40,8 @@ const IDLE_BYTES_MAX: u64 = 1600;
 const IO_URING_CALLS_MAX: f64 = 5.5;
 /// The same on epoll; how many waits are saved depends on timing a little.
 const EPOLL_CALLS_MAX: f64 = 9.5;
+/// Runs of which the least counts.
+const TRACES_MAX: usize = 4;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -188,12 +190,21 @@ fn a_push_takes_as_few_system_calls_as_before() {
         if !support::engines().contains(&engine) {
             continue;
         }
-        let Some(calls) = traced(engine) else { return };
-        let total: f64 = calls.values().sum();
-        println!("{engine}: {total:.2} system calls per push: {calls:?}");
+        // A neighbour that takes the CPU away splits what would be one turn of the loop in two, and never the reverse: the
+        // least of a few runs is what the program needs.
+        let mut least = f64::MAX;
+        for _ in 0..TRACES_MAX {
+            let Some(calls) = traced(engine) else { return };
+            let total: f64 = calls.values().sum();
+            println!("{engine}: {total:.2} system calls per push: {calls:?}");
+            least = least.min(total);
+            if least <= most {
+                break;
+            }
+        }
         assert!(
-            total <= most,
-            "{engine}: {total:.2} system calls per push, at most {most} before: {calls:?}"
+            least <= most,
+            "{engine}: {least:.2} system calls per push, at most {most} before"
         );
     }
 }
