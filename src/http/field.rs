@@ -337,13 +337,64 @@ impl LineReader {
         if self.fields.len() >= self.limits.header_count_max {
             return Err(LineError::FieldsTooMany);
         }
-        let (name_len, value) = split_field(line.text, self.fields.is_empty())?;
-        let field = Field {
-            name: Span::new(line.start, line.start + name_len),
-            value: Span::new(line.start + value.start, line.start + value.end),
-        };
+        let name_len = checked_name(line.text, self.fields.is_empty())?;
+        let field = field_at(line.start, name_len, line.text);
         self.fields.push(field);
         Ok(field)
+    }
+
+    /// Whether nothing has been read since the last reset.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.scanned == 0
+    }
+
+    /// Reads all fields of a head that is here whole: they begin at `start` in `buf`, and `note` is told each with its line.
+    /// Returns whether that went well, with the reader then behind the head. Otherwise the head does not end in `buf` or
+    /// something about it is odd: nothing is kept, and reading line by line tells what it is.
+    #[inline]
+    pub(super) fn read_whole(
+        &mut self,
+        buf: &[u8],
+        start: usize,
+        mut note: impl FnMut(Field, &[u8]) -> bool,
+    ) -> bool {
+        let block = start;
+        let mut start = start;
+        let is_read = loop {
+            let rest = buf.get(start..).unwrap_or_default();
+            if rest.starts_with(b"\r\n") {
+                start += 2;
+                break true;
+            }
+            // That a LF follows, `is_clean` says below.
+            let Some(end) = memchr(b'\r', rest) else {
+                break false;
+            };
+            let text = &rest[..end];
+            let name_len = token_len(text);
+            if text.get(name_len) != Some(&b':')
+                || name_len == 0
+                || self.fields.len() >= self.limits.header_count_max
+            {
+                break false;
+            }
+            let field = field_at(start, name_len, text);
+            if !note(field, text) {
+                break false;
+            }
+            self.fields.push(field);
+            start += end + 2;
+        };
+        let is_good = is_read
+            && start - block <= self.limits.header_block_bytes_max
+            && block <= self.limits.request_line_bytes_max
+            && is_clean(&buf[block..start]);
+        if is_good {
+            self.line_start = start;
+        } else {
+            self.fields.clear();
+        }
+        is_good
     }
 
     /// The head has ended: how long it was and what fields it had. Ready for the next one.
@@ -460,6 +511,18 @@ pub(super) fn token_len(bytes: &[u8]) -> usize {
 #[inline]
 pub(super) fn is_control(byte: u8) -> bool {
     ((byte < 0x20) & (byte != b'\t')) | (byte == 0x7f)
+}
+
+/// Whether `lines`, which end in a LF, are text in lines that end in CR LF: no control byte but tabs, no CR and no LF
+/// alone. Like [`check_text`] without a branch for each byte, for all lines of a head at once.
+#[inline]
+pub(super) fn is_clean(lines: &[u8]) -> bool {
+    let next = lines.get(1..).unwrap_or_default();
+    let bad = lines.iter().zip(next).fold(false, |bad, (&byte, &next)| {
+        let breaks = (byte == b'\r') != (next == b'\n');
+        bad | breaks | (is_control(byte) & (byte != b'\r') & (byte != b'\n'))
+    });
+    !bad && lines.first() != Some(&b'\n')
 }
 
 /// Refuses control bytes but the tab. Looks at every byte without branching, so that it compiles to vector
@@ -614,21 +677,32 @@ fn check_framing_space(raw: &[u8]) -> Result<(), FramingError> {
     }
 }
 
-/// Splits `name: value` into the name's length and the value's range, both checked.
+/// The length of the name in `name: value`, both of which are good.
 #[inline]
-fn split_field(line: &[u8], first: bool) -> Result<(usize, std::ops::Range<usize>), LineError> {
+fn checked_name(line: &[u8], first: bool) -> Result<usize, LineError> {
     let name_len = token_len(line);
     if line.get(name_len) != Some(&b':') || name_len == 0 {
         return Err(name_error(line, name_len, first));
     }
-    let after = &line[name_len + 1..];
-    check_text(after)?;
+    check_text(&line[name_len + 1..])?;
+    Ok(name_len)
+}
+
+/// The field of the line `text`, which lies at `start`: a name, a colon, and the rest without the spaces and tabs around it.
+#[inline]
+fn field_at(start: usize, name_len: usize, text: &[u8]) -> Field {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let after = &text[name_len + 1..];
     let leading = after
         .iter()
-        .position(|&byte| byte != b' ' && byte != b'\t')
+        .position(|byte| !is_space(byte))
         .unwrap_or(after.len());
-    let start = name_len + 1 + leading;
-    Ok((name_len, start..start + trim(&after[leading..]).len()))
+    let value = trim(&after[leading..]);
+    let value_start = start + name_len + 1 + leading;
+    Field {
+        name: Span::new(start, start + name_len),
+        value: Span::new(value_start, value_start + value.len()),
+    }
 }
 
 /// Why no `name:` stands at the front of a line whose first `name_len` bytes are a token.

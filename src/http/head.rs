@@ -62,6 +62,11 @@ impl HeadReader {
     }
 
     fn step(&mut self, buf: &[u8]) -> Result<Progress<RequestHead>, HeadError> {
+        if self.lines.is_fresh()
+            && let Some(request_line) = self.read_whole(buf)
+        {
+            return self.finish(request_line).map(Progress::Complete);
+        }
         if self.request_line.is_none() && buf.first() == Some(&TLS_HANDSHAKE) {
             return Err(HeadError::Tls);
         }
@@ -87,6 +92,27 @@ impl HeadReader {
             }
         }
         Ok(Progress::Partial)
+    }
+
+    /// The way of nearly every head, which is here whole when it is first looked at and has nothing odd about it. Any other
+    /// leaves no trace and is read line by line, which says what is wrong: both ways read a good head alike.
+    fn read_whole(&mut self, buf: &[u8]) -> Option<RequestLine> {
+        let line = &buf[..memchr(b'\r', buf)?];
+        if buf.get(line.len() + 1) != Some(&b'\n')
+            || line.iter().fold(false, |bad, byte| bad | byte.is_ascii_control())
+        {
+            return None;
+        }
+        let request_line = split_request_line(line, 0).ok()?;
+        let mut facts = RequestFacts::default();
+        let is_good = self.lines.read_whole(buf, line.len() + 2, |field, text| {
+            facts.note(field, text, buf, request_line.version).is_ok()
+        });
+        if !is_good {
+            return None;
+        }
+        self.facts = facts;
+        Some(request_line)
     }
 
     fn finish(&mut self, line: RequestLine) -> Result<RequestHead, HeadError> {
@@ -386,6 +412,12 @@ fn parse_request_line(line: &[u8], at: usize) -> Result<RequestLine, HeadError> 
     if memchr(b'\t', line).is_some() {
         return Err(LineError::ControlByte.into());
     }
+    split_request_line(line, at)
+}
+
+/// [`parse_request_line`] of a line without control bytes.
+#[inline]
+fn split_request_line(line: &[u8], at: usize) -> Result<RequestLine, HeadError> {
     let method_len = token_len(line);
     match line.get(method_len) {
         Some(b' ') if method_len > 0 => {}
@@ -397,13 +429,11 @@ fn parse_request_line(line: &[u8], at: usize) -> Result<RequestLine, HeadError> 
     let rest = &line[method_len + 1..];
     let target_len = memchr(b' ', rest).ok_or(HeadError::VersionMissing)?;
     let (target, version) = (&rest[..target_len], &rest[target_len + 1..]);
-    if memchr(b' ', version).is_some() {
-        return Err(HeadError::RequestLineSpaces);
-    }
-    if line == HTTP2_PREFACE_LINE {
-        return Err(HeadError::Http2);
-    }
-    let version = parse_version(version)?;
+    let version = parse_version(version).map_err(|error| match line {
+        _ if version.contains(&b' ') => HeadError::RequestLineSpaces,
+        HTTP2_PREFACE_LINE => HeadError::Http2,
+        _ => error,
+    })?;
     let target = parse_target(target, at + method_len + 1, method)?;
     Ok(RequestLine {
         method,
@@ -496,8 +526,38 @@ fn split_query(target: &[u8], at: usize) -> Target {
 
 /// Bytes of `uri-host [":" port]` (RFC 3986 section 3.2.2): no `@`, no `/`, no list of hosts, no spaces.
 fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte)
+    HOST_BYTES[byte as usize]
 }
+
+const HOST_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let symbol = matches!(
+            byte as u8,
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b'%'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b';'
+                | b'='
+                | b':'
+                | b'['
+                | b']'
+        );
+        table[byte] = symbol || (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    table
+};
 
 /// RFC 9112 section 2.2 wants at least one empty line ignored; old clients send a CRLF after a body.
 const LEADING_LINES_MAX: usize = 4;
