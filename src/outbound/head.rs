@@ -199,34 +199,37 @@ impl Trace {
             return;
         }
         // One in ten, as Alloy's sampler by default; told alike at every destination and attempt.
-        let is_sampled = (trace_id as u64).is_multiple_of(10);
-        let (mut trace_hex, mut span_hex) = ([0; 32], [0; 16]);
-        write_hex(&mut trace_hex, &trace_id.to_be_bytes());
-        write_hex(&mut span_hex, &span.to_be_bytes());
+        let sampled = b'0' + u8::from((trace_id as u64).is_multiple_of(10));
+        let (high, low, span) = (hex((trace_id >> 64) as u64), hex(trace_id as u64), hex(span));
         if self.jaeger {
-            out.extend_from_slice(b"uber-trace-id: ");
-            out.extend_from_slice(&trace_hex);
-            out.push(b':');
-            out.extend_from_slice(&span_hex);
-            out.extend_from_slice(if is_sampled { b":0:1\r\n" } else { b":0:0\r\n" });
+            let mut line = *b"uber-trace-id: tttttttttttttttttttttttttttttttt:ssssssssssssssss:0:f\r\n";
+            line[15..31].copy_from_slice(&high);
+            line[31..47].copy_from_slice(&low);
+            line[48..64].copy_from_slice(&span);
+            line[67] = sampled;
+            out.extend_from_slice(&line);
         }
         if self.w3c {
-            out.extend_from_slice(b"traceparent: 00-");
-            out.extend_from_slice(&trace_hex);
-            out.push(b'-');
-            out.extend_from_slice(&span_hex);
-            out.extend_from_slice(if is_sampled { b"-01\r\n" } else { b"-00\r\n" });
+            let mut line = *b"traceparent: 00-tttttttttttttttttttttttttttttttt-ssssssssssssssss-0f\r\n";
+            line[16..32].copy_from_slice(&high);
+            line[32..48].copy_from_slice(&low);
+            line[49..65].copy_from_slice(&span);
+            line[67] = sampled;
+            out.extend_from_slice(&line);
         }
     }
 }
 
-/// In lower-case hexadecimal; `out` has twice as many bytes as `bytes`.
-fn write_hex(out: &mut [u8], bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
-    }
+/// In lower-case hexadecimal: all digits at once, four bits in each byte of a word.
+fn hex(number: u64) -> [u8; 16] {
+    let mut digits = u128::from(number);
+    digits = (digits | digits << 32) & 0x0000_0000_ffff_ffff_0000_0000_ffff_ffff;
+    digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff_0000_ffff_0000_ffff;
+    digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff_00ff_00ff_00ff_00ff;
+    digits = (digits | digits << 4) & 0x0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f;
+    const ONES: u128 = 0x0101_0101_0101_0101_0101_0101_0101_0101;
+    let letters = (digits + ONES * 6) >> 4 & ONES; // 1 where a digit is above 9
+    (digits + ONES * u128::from(b'0') + letters * u128::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
 /// Asks `proxy` for a tunnel to a server (RFC 9110 section 9.3.6). `headers` are for the proxy alone.
