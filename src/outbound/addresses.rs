@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -11,6 +11,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 #[derive(Debug, Default)]
 pub struct Addresses {
     list: ArcSwap<Vec<SocketAddr>>,
+    /// How often `list` has changed.
+    changes: AtomicU64,
     is_looked_up: AtomicBool,
     looked_up: Notify,
     /// Rung by a core that could not connect: look the name up again.
@@ -26,6 +28,7 @@ impl Addresses {
             return false;
         }
         self.list.store(Arc::new(addresses));
+        self.changes.fetch_add(1, Ordering::Release);
         true
     }
 
@@ -49,6 +52,11 @@ impl Addresses {
     pub fn pick(&self, turn: usize) -> Option<SocketAddr> {
         let list = self.list.load();
         (!list.is_empty()).then(|| list[turn % list.len()])
+    }
+
+    /// How often they have changed: whoever asked [`Addresses::contains`] at this count need not ask again.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Whether a connection to `address` may still be used.

@@ -278,6 +278,7 @@ impl Destination {
         self.lanes.borrow_mut().push(slot.clone());
         let mut lane = Lane {
             connection: None,
+            checked_at: None,
             scratch: Scratch::default(),
             destination: self.clone(),
         };
@@ -482,6 +483,9 @@ impl Slot {
 /// One connection and the memory for one exchange.
 struct Lane {
     connection: Option<Connection>,
+    /// [`Addresses::changes`] when its connection was last compared with the addresses. What is connected to later is one of
+    /// those or newer.
+    checked_at: Option<u64>,
     scratch: Scratch,
     destination: Rc<Destination>,
 }
@@ -655,7 +659,10 @@ impl Lane {
     fn take_fit(&mut self, now: Mono) -> Option<Connection> {
         let connection = self.connection.take()?;
         let addresses = &self.destination.setup.addresses;
-        if connection.is_fit(now) && addresses.contains(connection.address()) {
+        let changes = addresses.changes();
+        let leads_there = self.checked_at == Some(changes) || addresses.contains(connection.address());
+        if connection.is_fit(now) && leads_there {
+            self.checked_at = Some(changes);
             return Some(connection);
         }
         self.count_closed();
