@@ -29,9 +29,9 @@ const WARM_UP: usize = 300;
 /// Pushes counted.
 const PUSHES: usize = 500;
 /// Allocations of one `/ingest` with two destinations (issue 5 asks for at most 10).
-const INGEST_ALLOCATIONS_MAX: f64 = 4.0;
+const INGEST_ALLOCATIONS_MAX: f64 = 3.0;
 /// Allocations of one Push with two destinations.
-const PUSH_ALLOCATIONS_MAX: f64 = 7.0;
+const PUSH_ALLOCATIONS_MAX: f64 = 6.0;
 /// Connections of the idle test.
 const IDLE: usize = 200;
 /// Heap bytes of one idle connection, its receive buffer included (issue 5 asks for 4096 of resident memory).

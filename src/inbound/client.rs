@@ -18,7 +18,7 @@ use bytes::Bytes;
 use monoio::net::TcpStream;
 
 use super::http2::Visitor;
-use super::inlet::{Inlet, ReceiveError};
+use super::inlet::{Inlet, Patience, ReceiveError, Waited};
 use super::tally::{Closed, RouteLabel};
 use super::understand::{
     Dress, HeadLines, Prepared, Refusal, Wanted, charge_if_much, parts, place_of, prepare, put,
@@ -153,16 +153,16 @@ impl Client {
         }
     }
 
-    /// A connection is idle most of its life, so this future is small: what serving a request needs (3 KiB of state) lives
-    /// on the heap only as long as the request, and `self` is captured as it is (an `async fn` would keep it twice).
+    /// A connection is idle most of its life, so this future is small: what serving requests needs (3 KiB of state) lives on
+    /// the heap only as long as requests keep coming, and `self` is captured as it is (an `async fn` would keep it twice).
     fn run(self, place: Place) -> impl Future<Output = ()> {
         let mut client = self;
         async move {
             loop {
-                if !client.wait().await {
+                if client.wait(Patience::Quiet).await.is_none() {
                     break;
                 }
-                match Box::pin(client.serve_one()).await {
+                match Box::pin(client.serve()).await {
                     Next::Wait => {}
                     Next::Close => break,
                     Next::HandOver => return client.hand_over(place),
@@ -171,6 +171,21 @@ impl Client {
             client.inbound.setup.tally.closed(client.closed);
             drop(client);
             drop(place);
+        }
+    }
+
+    /// Serves one request after the other, until none has come for a while.
+    async fn serve(&mut self) -> Next {
+        loop {
+            match self.serve_one().await {
+                Next::Wait => {}
+                end => return end,
+            }
+            match self.wait(Patience::Warm).await {
+                Some(Waited::Ready) => {}
+                Some(Waited::Quiet) => return Next::Wait,
+                None => return Next::Close,
+            }
         }
     }
 
@@ -192,26 +207,29 @@ impl Client {
         }
     }
 
-    /// Waits for the next request. Returns whether there is one. A request may be on its way when a shutdown begins, so even
-    /// then it is waited for, a moment.
-    async fn wait(&mut self) -> bool {
+    /// Waits for the next request; `None` is the end of the connection. A request may be on its way when a shutdown begins,
+    /// so even then it is waited for, a moment.
+    async fn wait(&mut self, patience: Patience) -> Option<Waited> {
         if !self.inlet.has_bytes() {
             let now = self.idle_since;
-            let patience = if self.inbound.is_draining() {
+            let idle_max = if self.inbound.is_draining() {
                 LAST_REQUEST_WAIT
             } else {
                 self.inbound.setup.plan.idle_timeout
             };
             // One that is too old is closed like one that makes room: not while its client may just be about to send.
             let retired = self.retire_at.max(now.after(YIELD_IDLE_MIN));
-            self.watch.set_idle(now, now.after(patience).min(retired));
-            if self.inlet.wait().await.is_err() {
-                self.closed = self.why_closed_idle();
-                return false;
+            self.watch.set_idle(now, now.after(idle_max).min(retired));
+            match self.inlet.wait(patience).await {
+                Ok(Waited::Ready) => self.watch.set_busy(),
+                Ok(Waited::Quiet) => return Some(Waited::Quiet),
+                Err(_) => {
+                    self.closed = self.why_closed_idle();
+                    return None;
+                }
             }
-            self.watch.set_busy();
         }
-        true
+        Some(Waited::Ready)
     }
 
     fn why_closed_idle(&self) -> Closed {

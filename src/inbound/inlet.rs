@@ -58,6 +58,24 @@ pub struct Body {
     pub pinned_bytes: u64,
 }
 
+/// How long [`Inlet::wait`] waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Until the receive buffer is given back.
+    Warm,
+    /// As long as the connection lives.
+    Quiet,
+}
+
+/// What has come of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// Bytes of a request.
+    Ready,
+    /// Nothing: the connection is quiet now.
+    Quiet,
+}
+
 /// What is still to come of a body that is received piece by piece.
 pub enum Streaming {
     /// So many bytes.
@@ -107,6 +125,8 @@ pub struct Inlet {
     pinned_bytes: u64,
     /// How large the next first buffer should be.
     expected: usize,
+    /// Whether nothing has come for so long that the receive buffer was given back.
+    is_quiet: bool,
 }
 
 impl Inlet {
@@ -123,6 +143,7 @@ impl Inlet {
             start: 0,
             pinned_bytes: 0,
             expected: BUFFER_BYTES_MIN,
+            is_quiet: false,
         }
     }
 
@@ -132,9 +153,9 @@ impl Inlet {
     }
 
     /// Waits for the first bytes of the next request.
-    pub async fn wait(&mut self) -> Result<(), ReceiveError> {
-        let mut is_quiet = false;
+    pub async fn wait(&mut self, patience: Patience) -> Result<Waited, ReceiveError> {
         while !self.has_bytes() {
+            let is_quiet = self.is_quiet;
             if !is_quiet && (self.buffer.capacity() == 0 || self.buffer.capacity() < self.expected) {
                 self.replace_buffer(self.expected);
             }
@@ -159,17 +180,20 @@ impl Inlet {
                 Ok(1..) if is_quiet => self.end_quiet(),
                 Ok(1..) => {}
                 Err(error) if error.raw_os_error() == Some(CANCELED) && !self.watch.expired() => {
-                    is_quiet = true;
                     self.begin_quiet();
+                    if patience == Patience::Warm {
+                        return Ok(Waited::Quiet);
+                    }
                 }
                 _ => return Err(ReceiveError::Closed),
             }
         }
-        Ok(())
+        Ok(Waited::Ready)
     }
 
     /// Gives the receive buffer back, to the allocator: it will not be needed again soon.
     fn begin_quiet(&mut self) {
+        self.is_quiet = true;
         self.charge = None;
         self.expected = BUFFER_BYTES_MIN;
         self.buffer = Buffer::with_capacity(QUIET_BYTES);
@@ -177,6 +201,7 @@ impl Inlet {
 
     /// Takes a receive buffer again, for the first bytes of a request and what follows.
     fn end_quiet(&mut self) {
+        self.is_quiet = false;
         let first = std::mem::replace(&mut self.buffer, pool::acquire(BUFFER_BYTES_MIN));
         self.buffer.extend_from_slice(&first);
     }
