@@ -4,10 +4,11 @@
 //! atomics: each is one locked instruction per parcel on a line of its own side, against the ten thousand instructions
 //! that the kernel spends on that parcel.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use crossbeam_utils::CachePadded;
+use tokio::sync::Notify;
 
 use super::Parcel;
 use super::push::Push;
@@ -76,6 +77,19 @@ struct Settled {
     delivered: Tally,
     dropped: [Tally; DropReason::ALL.len()],
     in_flight: AtomicU64,
+    /// Clients that wait for room.
+    waiters: AtomicU32,
+    /// Rung for one of them when a parcel ends.
+    room: Notify,
+}
+
+/// One that waits for room, counted until it is dropped.
+struct Waiter<'a>(&'a AtomicU32);
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Parcels, and what they carried.
@@ -430,14 +444,18 @@ impl Gate {
     /// Whether parcels for a destination that answers come faster than they are sent: more wait than its writer takes in a
     /// turn, or so many bytes that they leave the cache before they are read again.
     pub(super) fn is_crowded(&self) -> bool {
-        let books = &self.inbound;
-        let waiting = books.held_parcels.load(Ordering::Relaxed);
-        let elsewhere =
-            self.outbound.in_flight.load(Ordering::Relaxed) + books.spooled_parcels.load(Ordering::Relaxed);
-        let waiting = waiting.saturating_sub(elsewhere);
+        let waiting = self.parcels_waiting();
         let is_much = waiting > CROWDED_PARCELS
-            || waiting > 0 && books.held_weight.load(Ordering::Relaxed) > CROWDED_BYTES;
+            || waiting > 0 && self.inbound.held_weight.load(Ordering::Relaxed) > CROWDED_BYTES;
         is_much && self.status.is_up() && self.status.has_delivered_lately(clock::recent())
+    }
+
+    /// Ends when a parcel has ended after the call, at most one call for each parcel: so a crowd does not grow. The caller sets
+    /// the limit.
+    pub async fn room(&self) {
+        self.outbound.waiters.fetch_add(1, Ordering::Relaxed);
+        let _left = Waiter(&self.outbound.waiters);
+        self.outbound.room.notified().await;
     }
 
     /// Whether more is held than the budget allows, so that the oldest has to go. A single parcel never is too much.
@@ -503,6 +521,29 @@ impl Gate {
             .fetch_add(push.profile_bytes, Ordering::Relaxed);
         self.inbound.held_parcels.fetch_sub(1, Ordering::Relaxed);
         self.inbound.held_bytes.fetch_sub(push.bytes, Ordering::Relaxed);
+        if self.outbound.waiters.load(Ordering::Relaxed) > 0 {
+            self.let_in();
+        }
+    }
+
+    /// One of the clients that wait for room may go on, for a parcel has ended. Where more wait than should, every second one
+    /// lets nobody in, so that the crowd gets smaller.
+    fn let_in(&self) {
+        let is_second = self
+            .outbound
+            .delivered
+            .parcels
+            .load(Ordering::Relaxed)
+            .is_multiple_of(2);
+        if !is_second || self.parcels_waiting() <= CROWDED_PARCELS {
+            self.outbound.room.notify_one();
+        }
+    }
+
+    /// Parcels in memory that are not on the wire.
+    fn parcels_waiting(&self) -> u64 {
+        let in_flight = self.outbound.in_flight.load(Ordering::Relaxed);
+        self.parcels_in_memory().saturating_sub(in_flight)
     }
 
     /// Reads the books.
@@ -625,5 +666,37 @@ mod tests {
             .count();
         assert_eq!(taken, 3);
         assert!(!gate.is_over_budget(), "what was taken stays");
+    }
+
+    #[tokio::test]
+    async fn one_waiting_client_goes_on_for_each_parcel_that_ends() {
+        use std::future::poll_fn;
+        use std::pin::pin;
+        use std::task::Poll;
+
+        let gate = gate(u64::MAX);
+        let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
+        let offer = || fanout.offer(&Arc::new(push(1, AckMode::Detached, 1))).unwrap();
+        let end = || gate.take().unwrap().ticket.resolve(Outcome::Delivered);
+        offer();
+        end(); // nobody waits: nobody is let in later for it
+        (0..CROWDED_PARCELS + 4).for_each(|_| offer());
+        let (mut first, mut second) = (pin!(gate.room()), pin!(gate.room()));
+        let mut gone = async || {
+            poll_fn(|context| {
+                let gone = [first.as_mut().poll(context), second.as_mut().poll(context)];
+                Poll::Ready(gone.map(|poll| poll.is_ready()))
+            })
+            .await
+        };
+        assert_eq!(gone().await, [false, false]);
+        end();
+        assert_eq!(
+            gone().await,
+            [false, false],
+            "every second one makes the crowd smaller"
+        );
+        end();
+        assert!(gone().await[0], "the one that came first");
     }
 }

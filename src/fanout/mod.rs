@@ -109,9 +109,9 @@ impl Fanout {
         self.gates.is_empty()
     }
 
-    /// Whether a destination that answers gets parcels faster than they are sent.
-    pub fn is_crowded(&self) -> bool {
-        self.gates.iter().any(|gate| gate.is_crowded())
+    /// A destination that answers and gets parcels faster than they are sent, if there is one.
+    pub fn crowded(&self) -> Option<&'static Gate> {
+        self.gates.iter().copied().find(|gate| gate.is_crowded())
     }
 
     /// Whether a spool that works is behind and needed: whoever waits a little before his offer loses nothing to it.

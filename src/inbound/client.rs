@@ -46,9 +46,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Once a shutdown has begun, how long a client that has just connected may take to send its first bytes.
 const LAST_REQUEST_WAIT: Duration = Duration::from_millis(50);
 
-/// Turns of its core's loop that a push gives to writers which are behind, each at least [`TURN_MIN`].
-const TURNS_GIVEN: usize = 8;
-const TURN_MIN: Duration = Duration::from_millis(1);
+/// How long a push waits at most for writers that are behind: what a thousand clients' pushes take on one core.
+const WAY_GIVEN_MAX: Duration = Duration::from_millis(50);
 
 /// Serves one connection in cleartext to its end. Whatever is built before the first wait is not part of what a connection
 /// holds.
@@ -602,10 +601,9 @@ async fn wait_for_disk(inbound: &Inbound) {
 /// queues of good destinations as fast as one core can receive, and the queues would overflow. Where the core has time to
 /// spare it is the destination that is slow, and that is no concern of clients.
 async fn give_way(inbound: &Inbound) {
-    for _ in 0..TURNS_GIVEN {
-        if !inbound.sweeper.is_busy() || !inbound.setup.fanout.is_crowded() {
-            return;
-        }
-        monoio::time::sleep(TURN_MIN).await;
+    if inbound.sweeper.is_busy()
+        && let Some(gate) = inbound.setup.fanout.crowded()
+    {
+        let _ = monoio::time::timeout(WAY_GIVEN_MAX, gate.room()).await;
     }
 }

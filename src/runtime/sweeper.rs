@@ -16,21 +16,20 @@ use std::time::Duration;
 use monoio::io::{CancelHandle, Canceller};
 
 use super::clock::{self, Mono};
+use super::load::Load;
 use super::{descriptors, socket};
 
 /// How late a timeout may be.
 pub const SWEEP_EVERY: Duration = Duration::from_millis(100);
-/// A sweep that is later than this finds its core busy: timers are late by up to 1 ms anyway.
-const BUSY_LAG: Duration = Duration::from_millis(2);
 /// A receive buffer that has waited this long for a request is taken back.
 const BUFFER_IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// A connection that has been idle for less does not make room for others: its client may just be about to send.
 pub const YIELD_IDLE_MIN: Duration = Duration::from_millis(200);
 
-/// All connections of one core.
+/// All connections of one core, the one that made it.
 pub struct Sweeper {
-    busy: Cell<bool>,
+    load: Load,
     /// Since when the connection that has been idle longest is idle, as of the last look; `NEVER` with none.
     longest_idle: Cell<Mono>,
     cells: RefCell<Vec<Rc<WatchCell>>>,
@@ -78,7 +77,7 @@ pub struct Watch {
 impl Default for Sweeper {
     fn default() -> Self {
         Self {
-            busy: Cell::new(false),
+            load: Load::of_this_thread(),
             longest_idle: Cell::new(Mono::NEVER),
             cells: RefCell::default(),
         }
@@ -177,20 +176,18 @@ impl Sweeper {
         }
     }
 
-    /// Whether a turn of this core's loop takes long, so that what waits here waits for the core itself. Known to within
-    /// [`SWEEP_EVERY`].
+    /// Whether this core is saturated, so that what waits here waits for the core itself.
     pub fn is_busy(&self) -> bool {
-        self.busy.get()
+        self.load.is_busy()
     }
 
     /// Sweeps until the core ends.
     pub async fn run(self: Rc<Self>) {
         loop {
-            let slept = clock::now();
             monoio::time::sleep(SWEEP_EVERY).await;
             clock::follow_wall_clock();
+            self.load.look();
             let now = clock::recent();
-            self.busy.set(now.since(slept) > SWEEP_EVERY + BUSY_LAG);
             self.sweep(now);
             if descriptors::is_room_wished(now) {
                 self.make_room(now);

@@ -1,0 +1,131 @@
+//! Whether a core has time to spare, as the kernel's scheduler tells it.
+//!
+//! A core that did not sleep is saturated: what waits on it waits for the core itself. That is the time it ran and the time it
+//! was ready to run while somebody else had its CPU, as a part of all time (`/proc/thread-self/schedstat`, proc_pid_schedstat(5):
+//! nanoseconds on a CPU, nanoseconds waiting for one). How late its timers fire says much less: with many connections a
+//! turn of a saturated loop still takes only a millisecond.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use super::clock::{self, Mono};
+
+/// A look goes back over this time at least. The kernel counts in ticks of up to 4 ms (`CONFIG_HZ=250`), which makes it
+/// right to a fifth, and costs a system call.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Saturated is a core that needed a CPU for more than this part of the time.
+const BUSY_PART: f64 = 0.75;
+
+/// The load of the thread that made it.
+#[derive(Debug)]
+pub struct Load {
+    /// `None` where the kernel does not tell (`CONFIG_SCHED_INFO`).
+    schedstat: Option<File>,
+    last: Cell<Reading>,
+    busy: Cell<bool>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Reading {
+    at: Mono,
+    /// The time that a CPU was needed for until then.
+    needed: Duration,
+}
+
+impl Load {
+    /// The load of this thread. It must not be asked on another one.
+    pub fn of_this_thread() -> Self {
+        let load = Self {
+            schedstat: File::open("/proc/thread-self/schedstat").ok(),
+            last: Cell::default(),
+            busy: Cell::new(false),
+        };
+        load.look();
+        load
+    }
+
+    /// Whether the core was saturated lately. Where the kernel does not tell it never is.
+    pub fn is_busy(&self) -> bool {
+        if clock::recent().since(self.last.get().at) >= LOOK_EVERY {
+            self.look();
+        }
+        self.busy.get()
+    }
+
+    /// Looks now: regular looks keep the time that the next one goes back over short.
+    pub fn look(&self) {
+        let Some(needed) = self.schedstat.as_ref().and_then(read) else {
+            return;
+        };
+        let (last, at) = (self.last.get(), clock::now());
+        self.busy.set(is_saturated(
+            needed.saturating_sub(last.needed),
+            at.since(last.at),
+        ));
+        self.last.set(Reading { at, needed });
+    }
+}
+
+fn is_saturated(needed: Duration, of: Duration) -> bool {
+    needed > of.mul_f64(BUSY_PART)
+}
+
+fn read(schedstat: &File) -> Option<Duration> {
+    let mut text = [0; 64]; // three numbers of up to 20 digits
+    let bytes = schedstat.read_at(&mut text, 0).ok()?;
+    parse(std::str::from_utf8(&text[..bytes]).ok()?)
+}
+
+/// The time on a CPU and the time waiting for one, added up.
+fn parse(schedstat: &str) -> Option<Duration> {
+    let mut numbers = schedstat.split_ascii_whitespace().map(str::parse::<u64>);
+    let (ran, waited) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    Some(Duration::from_nanos(ran.saturating_add(waited)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_numbers_count() {
+        for (text, nanos) in [
+            ("12 30 4\n", Some(42)),
+            ("0 0 0", Some(0)),
+            ("18446744073709551615 1 1", Some(u64::MAX)),
+            ("12", None),
+            ("a b c", None),
+            ("", None),
+        ] {
+            assert_eq!(parse(text), nanos.map(Duration::from_nanos), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_core_that_hardly_sleeps_is_saturated() {
+        const MS: fn(u64) -> Duration = Duration::from_millis;
+        assert!(is_saturated(MS(16), MS(20)) && is_saturated(MS(30), MS(20)));
+        assert!(!is_saturated(MS(12), MS(20)) && !is_saturated(MS(0), MS(0)));
+    }
+
+    #[test]
+    fn a_thread_that_spins_is_busy_and_one_that_sleeps_is_not() {
+        let load = Load::of_this_thread();
+        let deadline = clock::now().after(Duration::from_secs(20));
+        let begun = load.last.get().needed;
+        while load.last.get().needed < begun + Duration::from_millis(60) {
+            assert!(
+                clock::now() < deadline,
+                "the kernel does not count this thread's time"
+            );
+            load.is_busy();
+        }
+        // Whoever else wants the CPU meanwhile: waiting for it counts as well.
+        assert!(load.busy.get());
+        std::thread::sleep(Duration::from_millis(200));
+        clock::now();
+        assert!(!load.is_busy());
+    }
+}
