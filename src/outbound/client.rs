@@ -65,7 +65,7 @@ pub enum ClientError {
     /// A connection, and no TLS on it.
     #[error("cannot be spoken to in TLS: {0}")]
     Tls(#[from] TlsFailure),
-    /// [`REQUEST_MAX`] was over.
+    /// `REQUEST_MAX` was over.
     #[error("did not answer within 10 s")]
     TimedOut,
     /// What came is no HTTP answer.
