@@ -136,7 +136,7 @@ impl Gateway {
             http,
             keepers,
             calls,
-        } = prepare_http(&plan, &gates, clients, &resolver)?;
+        } = prepare_http(&plan, &gates, clients, &resolver, &mut certificates)?;
         let archives = start_archives(&plan, &gates)?;
         // The side door has idle connections too, and so a place beside the cores.
         let connections = Arc::new(Connections::new(plan.conn_limit, plan.inbound_cores() + 1));
@@ -452,6 +452,7 @@ fn prepare_http(
     gates: &[&'static Gate],
     clients: Vec<Option<Arc<ClientSide>>>,
     resolver: &Resolver,
+    certificates: &mut Vec<Watched>,
 ) -> anyhow::Result<Prepared> {
     let instance = uuid::Uuid::new_v4().to_string();
     let mut prepared = Prepared::default();
@@ -460,7 +461,7 @@ fn prepare_http(
         let DestinationTarget::Http { host, port, .. } = &one.target else {
             continue;
         };
-        let credentials = prepare_secrets(one, gate, &mut prepared.keepers)?;
+        let credentials = prepare_secrets(one, gate, &mut prepared.keepers, certificates)?;
         let trace = Trace {
             jaeger: plan.sends_trace_header(one, "uber-trace-id"),
             w3c: plan.sends_trace_header(one, "traceparent"),
@@ -516,6 +517,7 @@ fn prepare_secrets(
     one: &DestinationPlan,
     gate: &'static Gate,
     keepers: &mut Vec<Keeper>,
+    certificates: &mut Vec<Watched>,
 ) -> anyhow::Result<Arc<Credentials>> {
     let files =
         SecretFiles::read(one).with_context(|| format!("--to {}: a secret cannot be had", one.name))?;
@@ -524,7 +526,10 @@ fn prepare_secrets(
             let proxies = plan.proxy.rules(|name| std::env::var(name).ok());
             let proxies =
                 proxies.map_err(|problem| anyhow::anyhow!("--to {}: oauth2: {problem}", one.name))?;
-            Some(Tokens::new((**plan).clone(), &proxies))
+            let (tokens, watched) = Tokens::new((**plan).clone(), &proxies, &one.name)
+                .with_context(|| format!("--to {}: oauth2", one.name))?;
+            certificates.extend(watched);
+            Some(tokens)
         }
         _ => None,
     };

@@ -3,21 +3,18 @@
 //! Good clients are the `h2` crate; hostile ones write frames by hand (RFC 9113). connect-go over HTTP/2 is in `interop`.
 //! Each test runs under both engines.
 
-use std::future::Future;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::SendRequest;
-use hyper::{HeaderMap, Request};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 mod support;
 use support::gateway::Gateway;
 use support::peer::{Held, Peer, Reply};
-use support::tls::{Authority, ClientConfig};
+use support::speaker::{frame_of, run, speak, speak_tls};
+use support::tls::Authority;
 use support::wire::{PUSH, assert_same_bytes, decode, encode, gunzip, gzip, noise, push_message};
 use support::{Client, DEADLINE, eventually, get, under_both_engines};
 
@@ -89,132 +86,6 @@ impl Front {
         });
         self.peer.next();
     }
-}
-
-/// Runs a client to its end, which must come in time.
-fn run<T>(client: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        tokio::time::timeout(DEADLINE, client).await.expect("in time")
-    })
-}
-
-/// A client of HTTP/2.
-#[derive(Clone)]
-struct Speaker {
-    send: SendRequest<Bytes>,
-    scheme: &'static str,
-}
-
-/// What came back.
-#[derive(Debug)]
-struct Got {
-    status: u16,
-    headers: HeaderMap,
-    body: Vec<u8>,
-    trailers: Option<HeaderMap>,
-}
-
-impl Got {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(|value| value.to_str().expect("text"))
-    }
-
-    fn trailer(&self, name: &str) -> Option<&str> {
-        let trailers = self.trailers.as_ref()?;
-        trailers.get(name).map(|value| value.to_str().expect("text"))
-    }
-}
-
-async fn speak(address: SocketAddr) -> Speaker {
-    let stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
-    Speaker::over(stream, "http").await
-}
-
-async fn speak_tls(address: SocketAddr, config: Arc<ClientConfig>) -> Speaker {
-    let stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
-    let name = "localhost".try_into().expect("a name");
-    let stream = tokio_rustls::TlsConnector::from(config)
-        .connect(name, stream)
-        .await
-        .expect("a handshake");
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-    Speaker::over(stream, "https").await
-}
-
-impl Speaker {
-    async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, scheme: &'static str) -> Self {
-        let (send, connection) = h2::client::Builder::new()
-            .initial_window_size(1 << 20)
-            .handshake(stream)
-            .await
-            .expect("HTTP/2");
-        // It ends with the test.
-        tokio::task::spawn_local(async move { drop(connection.await) });
-        Self { send, scheme }
-    }
-
-    fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Request<()> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}://localhost{path}", self.scheme));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        request.body(()).expect("a good request")
-    }
-
-    async fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Got {
-        self.call("POST", path, headers, body).await.expect("an answer")
-    }
-
-    async fn call(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> Result<Got, h2::Error> {
-        let mut send = self.send.clone().ready().await?;
-        let (answer, mut stream) = send.send_request(self.request(method, path, headers), body.is_empty())?;
-        if !body.is_empty() {
-            // Refused bodies are not taken to their end.
-            let _ = send_body(&mut stream, body).await;
-        }
-        let (head, mut body) = answer.await?.into_parts();
-        let mut got = Got {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body: Vec::new(),
-            trailers: None,
-        };
-        while let Some(piece) = body.data().await {
-            let piece = piece?;
-            body.flow_control().release_capacity(piece.len())?;
-            got.body.extend_from_slice(&piece);
-        }
-        got.trailers = body.trailers().await?;
-        Ok(got)
-    }
-}
-
-async fn send_body(stream: &mut h2::SendStream<Bytes>, body: &[u8]) -> Result<(), h2::Error> {
-    let mut rest = Bytes::copy_from_slice(body);
-    while !rest.is_empty() {
-        stream.reserve_capacity(rest.len().min(64 << 10));
-        let Some(room) = std::future::poll_fn(|context| stream.poll_capacity(context)).await else {
-            return Ok(());
-        };
-        let piece = rest.split_to(room?.min(rest.len()));
-        stream.send_data(piece, rest.is_empty())?;
-    }
-    Ok(())
-}
-
-fn frame_of(flags: u8, message: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(message.len()).expect("small").to_be_bytes();
-    [&[flags][..], &length, message].concat()
 }
 
 fn push() -> Vec<u8> {
@@ -458,7 +329,7 @@ fn routes_and_statuses(engine: &str) {
             ("POST", "/ingest?name=a%2Cb", 400),
             ("POST", PUSH, 415),
             ("GET", "/debuginfo.v1alpha1.DebuginfoService/UploadFinished", 405),
-            ("POST", "/debuginfo.v1alpha1.DebuginfoService/UploadFinished", 501),
+            ("POST", "/debuginfo.v1alpha1.DebuginfoService/UploadFinished", 415),
         ] {
             let got = speaker.call(method, path, &[], b"").await.expect("an answer");
             assert_eq!(got.status, status, "{method} {path}: {got:?}");

@@ -12,6 +12,7 @@ use command::Running;
 use pyrotee::runtime::clock;
 use serde_json::{Value, json};
 use support::gateway::Gateway;
+use support::tls::Authority;
 use support::{Client, Ended, Process, Sink, engines, get, post, run};
 
 /// Runs load against a sink to its end; returns its report too.
@@ -542,8 +543,7 @@ fn the_warmup_is_told_apart() {
 #[test]
 fn what_cannot_be_is_refused_with_a_reason() {
     for (args, complaint) in [
-        (&["load", "https://localhost"][..], "https is not supported"),
-        (&["load", "ftp://localhost"], "use an http:// URL"),
+        (&["load", "ftp://localhost"][..], "use an http:// or https:// URL"),
         (&["load", "http://localhost/?a=b"], "only host, port and path"),
         (&["load", "--size", "100B"], "raise --size"),
         (&["load", "--size", "1KiB:0"], "a weight is at least 1"),
@@ -645,5 +645,161 @@ fn load_scripts_end_by_themselves_and_lose_nothing() {
                 assert_eq!(run(script, flags).0.code(), Some(status), "{script} {flags:?}");
             }
         }
+    }
+}
+
+#[test]
+fn both_tools_speak_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("operators have it");
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let ca = ca.to_str().unwrap();
+    let server = authority.issue(&["127.0.0.1"]).write(folder.path(), "server");
+    let own = authority.issue(&["load"]).write(folder.path(), "own");
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let (cert, key) = (text(&server.cert), text(&server.key));
+    let load = |url: &str, engine: &str, flags: &[&str]| -> Value {
+        let base = ["load", url, "--engine", engine, "--json", "-", "--quiet"];
+        let short = ["--requests", "20", "--connections", "4", "--size", "40KiB"];
+        let ended = run(&[&base[..], &short, flags].concat());
+        serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {}", ended.stderr))
+    };
+    for engine in engines() {
+        let flags = [
+            "--engine",
+            engine,
+            "--verify",
+            "--tls-cert-file",
+            &cert,
+            "--tls-key-file",
+            &key,
+        ];
+        let sink = Sink::start(&flags);
+        let url = format!("https://{}", sink.address);
+        for (name, flags, expected, why) in [
+            ("good", &["--tls-ca-file", ca][..], json!({"tls": 0}), None),
+            (
+                "own connections",
+                &["--tls-ca-file", ca, "--connection-per-request", "--rate", "200"],
+                json!({"tls": 0}),
+                None,
+            ),
+            (
+                "anything goes",
+                &["--tls-insecure-skip-verify"],
+                json!({"tls": 0}),
+                None,
+            ),
+            (
+                "nobody knows it",
+                &[],
+                json!({"tls": 20}),
+                Some("unknown authority"),
+            ),
+            (
+                "another name",
+                &["--tls-ca-file", ca, "--tls-server-name", "elsewhere.example"],
+                json!({"tls": 20}),
+                Some("another name"),
+            ),
+        ] {
+            let report = load(&url, engine, flags);
+            assert_eq!(
+                report["errors"]["tls"], expected["tls"],
+                "{name} under {engine}: {report:#}"
+            );
+            let ok = if why.is_none() { 20 } else { 0 };
+            assert_eq!(report["ok"], ok, "{name} under {engine}: {report:#}");
+            let told = report["tls_error"].as_str().unwrap_or_default();
+            assert!(
+                told.contains(why.unwrap_or_default()),
+                "{name} under {engine}: {report:#}"
+            );
+        }
+        let stats = sink.stats_when("the refused", |stats| stats["tls_failures"] == 40);
+        assert_eq!(stats["verified"], 60, "{stats:#}");
+        sink.set_faults("--reset 1");
+        let report = load(&url, engine, &["--tls-ca-file", ca]);
+        assert_eq!(
+            (&report["errors"]["broken"], &report["ok"]),
+            (&json!(20), &json!(0)),
+            "{report:#}"
+        );
+        // In cleartext to one that speaks TLS: told as what it is, no answer.
+        let plain = load(&format!("http://{}", sink.address), engine, &[]);
+        assert_eq!(
+            (&plain["ok"], &plain["failed"]),
+            (&json!(0), &json!(20)),
+            "{plain:#}"
+        );
+
+        let gateway = Gateway::start(
+            engine,
+            &[
+                "--to",
+                &format!("a=https://{},tls-ca-file={ca}", sink.address),
+                "--tls-cert-file",
+                &cert,
+                "--tls-key-file",
+                &key,
+                "--tls-client-auth",
+                "RequireAndVerifyClientCert",
+                "--tls-client-ca-file",
+                ca,
+            ],
+        );
+        sink.set_faults("");
+        let url = format!("https://{}", gateway.address);
+        let (own_cert, own_key) = (text(&own.cert), text(&own.key));
+        let shown = [
+            "--tls-ca-file",
+            ca,
+            "--tls-cert-file",
+            &own_cert,
+            "--tls-key-file",
+            &own_key,
+        ];
+        let report = load(&url, engine, &shown);
+        assert_eq!(report["ok"], 20, "{report:#}");
+        let report = load(&url, engine, &["--tls-ca-file", ca]);
+        assert_eq!(report["errors"]["tls"], 20, "{report:#}");
+        assert_eq!(
+            report["tls_error"], "the peer refused: certificate required",
+            "{report:#}"
+        );
+        gateway.end_whole();
+        sink.stats_when("all that was accepted", |stats| stats["verified"] == 80);
+    }
+    for (args, says) in [
+        (
+            &["load", "http://127.0.0.1:1", "--tls-insecure-skip-verify"][..],
+            "are for https://",
+        ),
+        (
+            &["load", "https://127.0.0.1:1", "--tls-ca-file", "absent.pem"],
+            "absent.pem",
+        ),
+        (
+            &["load", "https://127.0.0.1:1", "--tls-cert-file", "a.pem"],
+            "--tls-key-file",
+        ),
+        (
+            &[
+                "sink",
+                "--tls-cert-file",
+                "absent.pem",
+                "--tls-key-file",
+                "absent.pem",
+            ],
+            "absent.pem",
+        ),
+    ] {
+        let ended = run(args);
+        assert!(
+            !ended.status.success() && ended.stderr.contains(says),
+            "{args:?}: {}",
+            ended.stderr
+        );
     }
 }

@@ -40,6 +40,7 @@ fn main() {
     let mut rewriter = Rewriter::new(rules.clone(), LabelLimits::default());
     let query = query();
     let mut out = Vec::with_capacity(4096);
+    let escaped = [&b"name=a&x="[..], &b"+%c3%A9a".repeat(500)].concat();
     let body = Bytes::from(push_request().encode_to_vec());
     let mut crossing = Crossing::new();
     for rounds in [1, ROUNDS] {
@@ -47,6 +48,7 @@ fn main() {
         case_response_head(&mut answer, rounds);
         case_query_known(&mut rewriter, query, &mut out, rounds);
         case_query_new(&mut rewriter, &mut out, rounds);
+        case_query_escaped(&mut rewriter, &escaped, &mut out, rounds);
         case_splice(&body, &rules, rounds);
         case_crossing(&mut crossing, rounds);
     }
@@ -95,6 +97,16 @@ fn case_query_new(rewriter: &mut Rewriter, out: &mut Vec<u8>, rounds: usize) {
         query[5] = if rounds == 1 { b'C' } else { b'c' }; // the first run knows none of these names
         out.clear();
         rewriter.rewrite(black_box(&query), out).expect("a good query");
+    }
+}
+
+/// 4 KiB of escapes: what a query of 1 MiB may be made of, which holds a core for as long as it takes.
+#[inline(never)]
+fn case_query_escaped(rewriter: &mut Rewriter, query: &[u8], out: &mut Vec<u8>, rounds: usize) {
+    for _ in 0..rounds {
+        out.clear();
+        rewriter.rewrite(black_box(query), out).expect("a good query");
+        assert!(out.ends_with(b"+%C3%A9a"));
     }
 }
 

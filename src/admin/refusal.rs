@@ -15,7 +15,7 @@ pub fn meaning(reason: &str) -> &'static str {
 }
 
 /// The first match counts; a `*` at the end stands for anything.
-const MEANINGS: [(&str, &str); 59] = [
+const MEANINGS: [(&str, &str); 58] = [
     (
         "not_found",
         "No such path. Clients push to /ingest or /push.v1.PusherService/Push.",
@@ -136,10 +136,6 @@ const MEANINGS: [(&str, &str); 59] = [
     (
         "tls_on_plain_port",
         "A client speaks TLS to this plain HTTP port: its URL should begin with http://.",
-    ),
-    (
-        "debuginfo_http2",
-        "Debuginfo over HTTP/2, which is not passed on; over HTTP/1.1 it is.",
     ),
     (
         "http2_in_cleartext",

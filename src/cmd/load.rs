@@ -16,6 +16,7 @@ mod report;
 
 use std::io::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,9 +28,10 @@ use anyhow::{Context as _, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use url::Url;
 
-use crate::config::units;
+use crate::config::{ClientTls, units};
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::engine::{EngineChoice, probe};
+use crate::runtime::tls::client::ClientSide;
 use crate::runtime::{CoreId, Engine, start_core};
 
 use bodies::{Kind, Recipe, Route};
@@ -51,7 +53,7 @@ const START_DELAY: Duration = Duration::from_millis(20);
 /// The flags of `pyrotee load`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Where to send, an http:// URL; a path in it goes before /ingest and the Push path.
+    /// Where to send, an http:// or https:// URL; a path in it goes before /ingest and the Push path.
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:4040")]
     pub url: Url,
     /// Connections, each with one request under way.
@@ -103,6 +105,21 @@ pub struct Args {
     /// What moves the bytes.
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
     pub engine: EngineChoice,
+    /// For https://: who must have signed the server's certificate, a PEM file; default: whom the system trusts.
+    #[arg(long, value_name = "FILE", conflicts_with = "tls_insecure_skip_verify")]
+    pub tls_ca_file: Option<PathBuf>,
+    /// For https://: our certificate, where the server asks for one.
+    #[arg(long, value_name = "FILE", requires = "tls_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// The key of --tls-cert-file.
+    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
+    pub tls_key_file: Option<PathBuf>,
+    /// For https://: whom the server's certificate must be for; default: the URL's host.
+    #[arg(long, value_name = "NAME")]
+    pub tls_server_name: Option<String>,
+    /// For https://: take any certificate; default off.
+    #[arg(long)]
+    pub tls_insecure_skip_verify: bool,
     /// Write the report as JSON to this file, or to stdout with `-` (the text then goes to stderr); default: none.
     #[arg(long, value_name = "FILE|-")]
     pub json: Option<String>,
@@ -183,6 +200,7 @@ impl Running {
     /// When the flags contradict each other, the URL cannot be resolved, or a thread cannot be had.
     pub fn start(args: &Args, engine: Engine) -> anyhow::Result<Self> {
         let address = resolve(&args.url)?;
+        let tls = client_side(args)?;
         ensure!(
             args.connections >= u32::from(args.cores),
             "--connections {} is less than --cores {}; each core needs one",
@@ -196,6 +214,7 @@ impl Running {
         let requests = args.requests.unwrap_or(REQUESTS_MAX);
         let run = Arc::new(Run {
             address,
+            tls,
             kinds,
             cycle: make_cycle(args),
             services: u64::from(args.services),
@@ -406,9 +425,8 @@ fn make_cycle(args: &Args) -> Vec<usize> {
 
 fn resolve(url: &Url) -> anyhow::Result<SocketAddr> {
     match url.scheme() {
-        "http" => {}
-        "https" => bail!("{url}: https is not supported by this version; send to an http:// URL"),
-        scheme => bail!("{url}: '{scheme}' is no scheme to send to; use an http:// URL"),
+        "http" | "https" => {}
+        scheme => bail!("{url}: '{scheme}' is no scheme to send to; use an http:// or https:// URL"),
     }
     ensure!(
         url.query().is_none() && url.fragment().is_none() && url.username().is_empty(),
@@ -422,6 +440,28 @@ fn resolve(url: &Url) -> anyhow::Result<SocketAddr> {
     addresses
         .next()
         .with_context(|| format!("{url}: the host has no address"))
+}
+
+/// What handshakes go by, where the URL asks for them.
+fn client_side(args: &Args) -> anyhow::Result<Option<Arc<ClientSide>>> {
+    if args.url.scheme() != "https" {
+        let is_given = args.tls_ca_file.is_some()
+            || args.tls_cert_file.is_some()
+            || args.tls_server_name.is_some()
+            || args.tls_insecure_skip_verify;
+        ensure!(!is_given, "{}: --tls- flags are for https:// URLs", args.url);
+        return Ok(None);
+    }
+    let host = args.url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let tls = ClientTls {
+        ca_file: args.tls_ca_file.clone(),
+        cert_file: args.tls_cert_file.clone(),
+        key_file: args.tls_key_file.clone(),
+        insecure_skip_verify: args.tls_insecure_skip_verify,
+        ..ClientTls::new(args.tls_server_name.as_deref().unwrap_or(host))
+    };
+    let (side, _) = ClientSide::load(tls, "load")?;
+    Ok(Some(side))
 }
 
 fn progress_bar(args: &Args) -> ProgressBar {

@@ -31,8 +31,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 
-use crate::config::units;
+use crate::config::{ClientAuth, ServerTls, TlsVersion, units};
 use crate::runtime::engine::{EngineChoice, probe};
+use crate::runtime::tls::server::ServerSide;
 use crate::runtime::{CoreId, Engine, socket, start_core};
 
 use faults::{FaultArgs, Faults};
@@ -60,6 +61,12 @@ pub struct Args {
     /// What moves the bytes.
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
     pub engine: EngineChoice,
+    /// Speak TLS with this certificate, a PEM file; default: cleartext.
+    #[arg(long, value_name = "FILE", requires = "tls_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// The key of --tls-cert-file.
+    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
+    pub tls_key_file: Option<PathBuf>,
     /// Check content coding, protobuf, gzip and the marks of `pyrotee load`, and count profiles, services and duplicates;
     /// default off.
     #[arg(long)]
@@ -84,6 +91,7 @@ struct Sink {
     verify: bool,
     recorder: Option<Recorder>,
     body_bytes_max: u64,
+    tls: Option<Arc<ServerSide>>,
     faults: Arc<ArcSwap<Faults>>,
     seen: Mutex<Seen>,
     cores: Vec<Arc<CoreStats>>,
@@ -157,6 +165,19 @@ impl Bound {
                 .with_context(|| format!("--record {}: cannot be written", file.display()))
         });
         let recorder = recorder.transpose()?;
+        let tls = match (&args.tls_cert_file, &args.tls_key_file) {
+            (Some(cert), Some(key)) => {
+                let plan = ServerTls {
+                    cert_file: cert.clone(),
+                    key_file: key.clone(),
+                    client_ca_file: None,
+                    client_auth: ClientAuth::NoClientCert,
+                    min_version: TlsVersion::default(),
+                };
+                Some(ServerSide::load(plan, &["http/1.1"])?.0)
+            }
+            _ => None,
+        };
         let listeners = socket::listeners(args.listen, usize::from(args.cores))
             .with_context(|| format!("--listen {}: cannot listen there", args.listen))?;
         let address = listeners[0].local_addr()?;
@@ -164,6 +185,7 @@ impl Bound {
             verify: args.verify,
             recorder,
             body_bytes_max: args.body_limit,
+            tls,
             faults: Arc::new(ArcSwap::from_pointee(Faults::new(&args.faults))),
             seen: Mutex::default(),
             cores: listeners.iter().map(|_| Arc::default()).collect(),
@@ -274,6 +296,7 @@ fn summary(stats: &Stats) -> String {
         ("corrupt requests", stats.corrupt),
         ("refused requests", stats.refused),
         ("truncated requests", stats.truncated),
+        ("TLS handshakes that failed", stats.tls_failures),
         ("resets", stats.resets),
         ("stalls", stats.stalls),
         ("lies", stats.lies),

@@ -49,7 +49,7 @@ const FILE_OPTIONS: [&str; 5] = [
 ];
 
 /// Options whose value is no secret, so that a message may repeat it.
-const SHOWN_OPTIONS: [&str; 23] = [
+const SHOWN_OPTIONS: [&str; 29] = [
     "queue-limit",
     "spool-limit",
     "max-age",
@@ -65,6 +65,12 @@ const SHOWN_OPTIONS: [&str; 23] = [
     "authorization.credentials-file",
     "oauth2.client-secret-file",
     "oauth2.scopes",
+    "oauth2.tls-ca-file",
+    "oauth2.tls-cert-file",
+    "oauth2.tls-key-file",
+    "oauth2.tls-server-name",
+    "oauth2.tls-insecure-skip-verify",
+    "oauth2.tls-min-version",
     "no-proxy",
     "proxy-from-environment",
     "tls-ca-file",

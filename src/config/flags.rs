@@ -161,8 +161,9 @@ pub struct Flags {
     /// authorization.credentials-file, oauth2.client-id, oauth2.client-secret, oauth2.client-secret-file,
     /// oauth2.token-url, oauth2.scopes, oauth2.endpoint-param.NAME, oauth2.proxy-url, oauth2.no-proxy,
     /// oauth2.proxy-from-environment, proxy-url, no-proxy, proxy-from-environment, proxy-connect-header.NAME, and for
-    /// https tls-ca-file, tls-cert-file, tls-key-file, tls-server-name, tls-insecure-skip-verify, tls-min-version. In the
-    /// environment: one per line. With none given, profiles are archived in ./profiles.
+    /// https tls-ca-file, tls-cert-file, tls-key-file, tls-server-name, tls-insecure-skip-verify, tls-min-version, which
+    /// with oauth2. in front are for an https token URL. In the environment: one per line. With none given, profiles are
+    /// archived in ./profiles.
     #[arg(long = "to", env = "PYROTEE_TO", value_name = "[NAME=]URL[,KEY=VALUE...]")]
     pub to: Vec<String>,
 

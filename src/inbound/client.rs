@@ -333,22 +333,6 @@ impl Client {
         handled
     }
 
-    /// Header lines of the client with these names, and those of `--pass-header`.
-    pub(super) fn fields_of(&self, head: &RequestHead, names: &[&str]) -> Bytes {
-        let bytes = self.inlet.head_bytes();
-        let passed = &self.inbound.setup.plan.pass_headers;
-        let mut out = Vec::new();
-        for field in &head.fields {
-            let name = field.name.of(bytes);
-            let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
-            if names.iter().any(|name| is(name)) || passed.iter().any(|name| is(name)) {
-                let line = [name, b": ", field.value.of(bytes), b"\r\n"];
-                out.extend_from_slice(&line.concat());
-            }
-        }
-        Bytes::from(out)
-    }
-
     async fn receive_and_offer(
         &mut self,
         route: Route,

@@ -8,7 +8,7 @@
 //! ```
 //! The first buffer of a request is as large as the connection's last request was, so requests of a steady size arrive in
 //! one piece. While a connection waits for a request it keeps that buffer for a second at most, then one of
-//! [`QUIET_BYTES`], which costs the request that comes in the end one more receive.
+//! `QUIET_BYTES`, which costs the request that comes in the end one more receive.
 //!
 //! Memory: every buffer above [`BUFFER_BYTES_MIN`] is charged to `--memory-limit` from the moment it is taken, the small
 //! ones from the moment they hold a body. So what is not counted is at most [`BUFFER_BYTES_MIN`] per connection.
@@ -278,7 +278,7 @@ impl Inlet {
         }
     }
 
-    /// The next bytes of a body, at most [`PIECE_BYTES_MAX`]; `None` when it is whole. They are copied out of the receive
+    /// The next bytes of a body, at most `PIECE_BYTES_MAX`; `None` when it is whole. They are copied out of the receive
     /// buffer, which goes on being used.
     pub async fn next_piece(&mut self, streaming: &mut Streaming) -> Result<Option<Bytes>, ReceiveError> {
         loop {

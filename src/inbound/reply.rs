@@ -30,7 +30,10 @@ pub fn answer<R>(
         (Some(dress), Err(refusal)) if dress.codec.protocol() == Protocol::Connect => {
             connect_error(refusal, connection, write)
         }
-        (Some(dress), Err(refusal)) => grpc_error(dress, refusal, connection, write),
+        (Some(dress), Err(refusal)) => {
+            let (code, message, _) = coded(refusal);
+            grpc_error(dress, code, &message, connection, write)
+        }
     }
 }
 
@@ -79,14 +82,15 @@ fn grpc_success<R>(dress: Dress, connection: Connection, write: impl FnOnce(&Ans
     })
 }
 
-fn grpc_error<R>(
+/// An error in gRPC, or gRPC-Web: all of it in the headers.
+pub fn grpc_error<R>(
     dress: Dress,
-    refusal: &Refusal,
+    code: Code,
+    message: &str,
     connection: Connection,
     write: impl FnOnce(&Answer<'_>) -> R,
 ) -> R {
-    let (code, message, _) = coded(refusal);
-    let (number, message) = (code.grpc_number().to_string(), grpc_web::percent_encode(&message));
+    let (number, message) = (code.grpc_number().to_string(), grpc_web::percent_encode(message));
     write(&Answer {
         content_type: Some(dress.codec.as_str()),
         headers: &[

@@ -105,16 +105,6 @@ impl Refusal {
         Self::because(503, Code::Unavailable, "debuginfo_unavailable", message)
     }
 
-    /// Debuginfo over HTTP/2.
-    pub fn debuginfo_http2() -> Self {
-        Self::because(
-            501,
-            Code::Unimplemented,
-            "debuginfo_http2",
-            "debuginfo is passed on over HTTP/1.1 only; switch HTTP/2 off in the client",
-        )
-    }
-
     /// Too many debuginfo requests are under way.
     pub fn debuginfo_busy() -> Self {
         Self::busy(

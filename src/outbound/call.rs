@@ -5,6 +5,7 @@
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
 
@@ -48,14 +49,14 @@ enum CallError {
 impl Destination {
     /// Serves calls until nobody can make any.
     pub(super) async fn serve_calls(self: Rc<Self>, mut calls: mpsc::Receiver<Call>) {
-        let places = Rc::new(Semaphore::new(CALLS_AT_ONCE_MAX));
-        loop {
-            let _free = places.acquire().await;
+        let places = Arc::new(Semaphore::new(CALLS_AT_ONCE_MAX));
+        // The semaphore is never closed.
+        while let Ok(place) = places.clone().acquire_owned().await {
             let Some(call) = calls.recv().await else { return };
-            let (destination, places) = (self.clone(), places.clone());
+            let destination = self.clone();
             monoio::spawn(async move {
-                let _place = places.acquire().await;
                 destination.serve_call(call).await;
+                drop(place);
             });
         }
     }

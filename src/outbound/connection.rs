@@ -217,7 +217,7 @@ impl Connection {
             && (now.since(self.last_used) < QUIET_CHECK_AFTER || socket::is_quiet(self.fd))
     }
 
-    /// Whether it is worth keeping without a request: not unused for longer than [`IDLE_MAX`], and not closed by the peer.
+    /// Whether it is worth keeping without a request: not unused for longer than `IDLE_MAX`, and not closed by the peer.
     /// One system call.
     pub fn is_worth_keeping(&self, now: Mono) -> bool {
         now.since(self.last_used) < IDLE_MAX && socket::is_quiet(self.fd)

@@ -21,6 +21,8 @@ use super::client::{Answer, Client, ClientError};
 use crate::config::destination::auth::is_field_text;
 use crate::config::{OAuth2Plan, ProxyRules, Secret};
 use crate::runtime::clock::Mono;
+use crate::runtime::tls::client::ClientSide;
+use crate::runtime::tls::files::{TlsFileError, Watched};
 
 /// A token is fetched anew this long before its end (WIRE.md row 123).
 const EARLY: Duration = Duration::from_secs(10);
@@ -81,10 +83,25 @@ enum Style {
 }
 
 impl Tokens {
-    /// None yet; the first is due at once.
-    pub fn new(plan: OAuth2Plan, proxies: &ProxyRules) -> Self {
-        let client = Client::new(plan.token_url.clone(), proxies);
-        Self {
+    /// None yet; the first is due at once. Reads the certificates that the endpoint needs, for the destination `owner`, and
+    /// says what is to be watched of them.
+    ///
+    /// # Errors
+    /// The first file that cannot be used.
+    pub fn new(
+        plan: OAuth2Plan,
+        proxies: &ProxyRules,
+        owner: &str,
+    ) -> Result<(Self, Option<Watched>), TlsFileError> {
+        let (tls, watched) = match &plan.token_url.tls {
+            Some(tls) => {
+                let (side, watched) = ClientSide::load(tls.clone(), &format!("{owner}: oauth2"))?;
+                (Some(side), Some(watched))
+            }
+            None => (None, None),
+        };
+        let client = Client::new(plan.token_url.clone(), tls, proxies);
+        let tokens = Self {
             plan,
             client,
             style: None,
@@ -93,7 +110,8 @@ impl Tokens {
             refusable_at: Mono::default(),
             failures: 0,
             problem: Some(TokenProblem::NotYet),
-        }
+        };
+        Ok((tokens, watched))
     }
 
     /// The value of `Authorization`, or why there is none.
@@ -437,6 +455,8 @@ mod tests {
         ] {
             assert!(options.set(key, value).unwrap());
         }
-        Tokens::new(options.plan().unwrap(), &ProxyRules::default())
+        Tokens::new(options.plan().unwrap(), &ProxyRules::default(), "a")
+            .unwrap()
+            .0
     }
 }

@@ -356,6 +356,16 @@ pub fn error_code(status: u16, content_type: Option<&[u8]>, body: &[u8]) -> Opti
     Code::from_name(&parsed.code?)
 }
 
+/// The words of a Connect error answer, for which [`error_code`] has found a code; empty where it has none.
+pub fn error_message(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Text {
+        #[serde(default)]
+        message: String,
+    }
+    serde_json::from_slice(body).map_or_else(|_| String::new(), |text: Text| text.message)
+}
+
 /// The part of an error body that decides.
 #[derive(serde::Deserialize)]
 struct ErrorBody<'a> {

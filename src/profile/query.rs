@@ -12,6 +12,12 @@ const SCRATCH_BYTES_KEPT: usize = 64 << 10;
 /// Pairs kept between queries.
 const SCRATCH_PAIRS_KEPT: usize = 1024;
 
+/// Bytes that are escaped in one go, from the first that needs it on.
+const ESCAPED_AT_ONCE: usize = 32;
+/// Behind an escape, so many plain bytes in a row are taken one by one before the next escape is searched for: about what a
+/// search costs.
+const PLAIN_IN_COMPANY: usize = 16;
+
 /// A parsed query: decoded pairs in one arena, in the order received. Reusable; holds no more than the
 /// query's length in text and [`PIECES_MAX`] pairs.
 #[derive(Debug, Default)]
@@ -110,12 +116,23 @@ pub fn escape(text: &[u8], out: &mut Vec<u8>) {
     while !rest.is_empty() {
         let plain = rest.iter().position(|&b| !is_plain(b)).unwrap_or(rest.len());
         out.extend_from_slice(&rest[..plain]);
-        let Some(&byte) = rest.get(plain) else { return };
-        match byte {
-            b' ' => out.push(b'+'),
-            _ => out.extend_from_slice(&percent(byte)),
+        // Bytes that are not plain come in company: a block from the first of them on is written as one.
+        let (block, behind) = rest[plain..].split_at(ESCAPED_AT_ONCE.min(rest.len() - plain));
+        let mut escaped = [0; 3 * ESCAPED_AT_ONCE];
+        let mut len = 0;
+        for &byte in block {
+            match byte {
+                b' ' => escaped[len] = b'+',
+                byte if is_plain(byte) => escaped[len] = byte,
+                byte => {
+                    escaped[len..len + 3].copy_from_slice(&percent(byte));
+                    len += 2;
+                }
+            }
+            len += 1;
         }
-        rest = &rest[plain + 1..];
+        out.extend_from_slice(&escaped[..len]);
+        rest = behind;
     }
 }
 
@@ -136,24 +153,47 @@ pub(crate) fn unpercent(escaped: &[u8]) -> Option<u8> {
 
 /// Whether the encoding leaves a byte as it is.
 pub(crate) const fn is_plain(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~')
+    PLAIN[b as usize]
 }
+
+const PLAIN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        #[allow(clippy::cast_possible_truncation)] // below 256
+        let b = byte as u8;
+        table[byte] = b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
+        byte += 1;
+    }
+    table
+};
 
 /// Appends `text` decoded (`+` is a space). False on a bad escape; then `out` may have gained some bytes.
 fn unescape(text: &[u8], out: &mut Vec<u8>) -> bool {
     let mut rest = text;
     while let Some(special) = memchr::memchr2(b'%', b'+', rest) {
         out.extend_from_slice(&rest[..special]);
-        if rest[special] == b'+' {
-            out.push(b' ');
-            rest = &rest[special + 1..];
-            continue;
+        rest = &rest[special..];
+        // Where there is one there are more, as in `%C3%A9t%C3%A9`: a search for each would cost more than the byte.
+        let mut plain = 0;
+        while plain < PLAIN_IN_COMPANY {
+            let (byte, used) = match rest {
+                [] => return true,
+                [b'+', ..] => (b' ', 1),
+                [b'%', escaped @ ..] => match unpercent(escaped) {
+                    Some(byte) => (byte, 3),
+                    None => return false,
+                },
+                [byte, ..] => (*byte, 1),
+            };
+            plain = if matches!(rest[0], b'+' | b'%') {
+                0
+            } else {
+                plain + 1
+            };
+            out.push(byte);
+            rest = &rest[used..];
         }
-        let Some(byte) = unpercent(&rest[special + 1..]) else {
-            return false;
-        };
-        out.push(byte);
-        rest = &rest[special + 3..];
     }
     out.extend_from_slice(rest);
     true
@@ -240,6 +280,41 @@ mod tests {
         for (name, raw, expected) in cases {
             assert_eq!(reencoded(raw.as_bytes()), *expected, "{name}");
             fuzz_query(raw.as_bytes());
+        }
+    }
+
+    /// Both directions take bytes in company at once; the twins here take them one by one.
+    #[test]
+    fn escapes_in_company_are_as_escapes_alone() {
+        let one_by_one = |text: &[u8]| -> Vec<u8> {
+            let escaped = |&byte: &u8| match byte {
+                b' ' => vec![b'+'],
+                byte if is_plain(byte) => vec![byte],
+                byte => percent(byte).to_vec(),
+            };
+            text.iter().flat_map(escaped).collect()
+        };
+        for length in 0..=3 * ESCAPED_AT_ONCE {
+            for step in 1..=2 * PLAIN_IN_COMPANY {
+                // A byte in `step` needs an escape, in turn a space, a byte of two digits, and a `%`.
+                let byte = |at: usize| match (at % step, at / step % 3) {
+                    (0, 0) => b' ',
+                    (0, 1) => b'\xc3',
+                    (0, _) => b'%',
+                    _ => b'a',
+                };
+                let text: Vec<u8> = (0..length).map(byte).collect();
+                let mut escaped = Vec::new();
+                escape(&text, &mut escaped);
+                assert_eq!(escaped, one_by_one(&text), "{length} by {step}");
+                let mut back = Vec::new();
+                assert!(
+                    unescape(&escaped, &mut back) && back == text,
+                    "{length} by {step}"
+                );
+                escaped.extend_from_slice(b"%4");
+                assert!(!unescape(&escaped, &mut Vec::new()), "{length} by {step}");
+            }
         }
     }
 

@@ -133,6 +133,13 @@ pub fn reset_on_close(fd: RawFd) {
     });
 }
 
+/// Resets a connection at once (RST), whatever ends it afterwards; nothing can be sent any more.
+pub fn reset(fd: RawFd) {
+    with_socket(fd, |socket| {
+        let _ = rustix::net::connect_unspec(&**socket);
+    });
+}
+
 /// Whether an idle connection is still good: nothing to read and not closed by the peer. One system call.
 pub fn is_quiet(fd: RawFd) -> bool {
     let mut quiet = false;

@@ -110,6 +110,20 @@ impl Writer {
         }
     }
 
+    /// Sends `buffer` from `begin` on.
+    pub async fn write_from(&mut self, buffer: Buffer, begin: usize) -> (io::Result<usize>, Buffer) {
+        match self {
+            Self::Plain(write) => {
+                let (result, slice) = write.write_all(buffer.slice(begin..)).await;
+                (result, slice.into_inner())
+            }
+            Self::Tls(tls) => {
+                let result = Box::pin(tls.write_all(&buffer[begin..])).await;
+                (result.map(|()| buffer.len() - begin), buffer)
+            }
+        }
+    }
+
     /// Says goodbye where the protocol has one. Nothing can be sent afterwards.
     pub fn finish(&mut self) {
         if let Self::Tls(tls) = self {

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use super::gateway::{
     Engine, Gateway, INGEST, assert_connect_error, assert_empty, bare, headers, ms, under_both_engines,
 };
-use super::scripted::{Act, Scripted, answer, connect_error};
+use super::scripted::{Act, Scripted, answer, connect_error, read_chunked, uploaded};
 use super::support::{DEADLINE, get, post};
 
 under_both_engines!(
@@ -148,58 +148,6 @@ fn row_140_a_destination_that_is_away_is_unavailable(engine: Engine) {
     let gateway = Gateway::start(engine, &["--to", "a=http://127.0.0.1:1"]);
     let message = assert_connect_error(&unary(&gateway, "UploadFinished", &[], b""), 503, "unavailable");
     assert!(!message.contains("127.0.0.1"), "{message}");
-}
-
-/// Reads a request head and then its chunked body, as fast as `pause` lets it; tells how many body bytes came, and whether
-/// the last chunk was among them.
-fn read_chunked(stream: &mut TcpStream, pause: Option<&mpsc::Receiver<()>>) -> (String, u64, bool) {
-    let mut all = Vec::new();
-    let mut buffer = vec![0; 256 << 10];
-    let head_end = loop {
-        if let Some(at) = memchr::memmem::find(&all, b"\r\n\r\n") {
-            break at + 4;
-        }
-        let bytes = stream.read(&mut buffer).unwrap();
-        assert!(bytes > 0, "a head comes");
-        all.extend_from_slice(&buffer[..bytes]);
-    };
-    let head = String::from_utf8(all.drain(..head_end).collect()).unwrap();
-    if let Some(pause) = pause {
-        let _ = pause.recv_timeout(DEADLINE);
-    }
-    let mut decoder = pyrotee::http::ChunkedDecoder::new(pyrotee::http::ChunkLimits::default());
-    let mut received = 0;
-    loop {
-        let mut at = 0;
-        loop {
-            match decoder.next(&all[at..]).unwrap() {
-                pyrotee::http::Piece::Data(range) => {
-                    received += range.len() as u64;
-                    at += range.end;
-                }
-                pyrotee::http::Piece::End(_) => return (head, received, true),
-                pyrotee::http::Piece::Starved => break,
-            }
-        }
-        all.clear();
-        match stream.read(&mut buffer) {
-            Ok(bytes @ 1..) => all.extend_from_slice(&buffer[..bytes]),
-            _ => return (head, received, false),
-        }
-    }
-}
-
-/// A destination that reads one upload and answers, and what it read.
-fn uploaded(status: u16) -> (Scripted, mpsc::Receiver<(String, u64, bool)>) {
-    let (sender, uploads) = mpsc::channel();
-    let a = Scripted::raw(move |_, stream| {
-        let upload = read_chunked(stream, None);
-        if upload.2 {
-            let _ = stream.write_all(&answer(status, &[], b"d0wnstream's words"));
-        }
-        let _ = sender.send(upload);
-    });
-    (a, uploads)
 }
 
 const LIMITS: [&str; 8] = [

@@ -8,6 +8,7 @@
 pub mod gateway;
 pub mod memory;
 pub mod peer;
+pub mod speaker;
 pub mod tls;
 pub mod wire;
 

@@ -8,7 +8,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use pyrotee::runtime::clock::{self, Mono};
@@ -403,4 +403,56 @@ fn more(stream: &mut TcpStream, pending: &mut Vec<u8>) -> io::Result<usize> {
     let received = stream.read(&mut buffer)?;
     pending.extend_from_slice(&buffer[..received]);
     Ok(received)
+}
+
+/// Reads a request head and then its chunked body, as fast as `pause` lets it; tells how many body bytes came, and whether
+/// the last chunk was among them.
+pub fn read_chunked(stream: &mut TcpStream, pause: Option<&mpsc::Receiver<()>>) -> (String, u64, bool) {
+    let mut all = Vec::new();
+    let mut buffer = vec![0; 256 << 10];
+    let head_end = loop {
+        if let Some(at) = memchr::memmem::find(&all, b"\r\n\r\n") {
+            break at + 4;
+        }
+        let bytes = stream.read(&mut buffer).unwrap();
+        assert!(bytes > 0, "a head comes");
+        all.extend_from_slice(&buffer[..bytes]);
+    };
+    let head = String::from_utf8(all.drain(..head_end).collect()).unwrap();
+    if let Some(pause) = pause {
+        let _ = pause.recv_timeout(DEADLINE);
+    }
+    let mut decoder = pyrotee::http::ChunkedDecoder::new(pyrotee::http::ChunkLimits::default());
+    let mut received = 0;
+    loop {
+        let mut at = 0;
+        loop {
+            match decoder.next(&all[at..]).unwrap() {
+                pyrotee::http::Piece::Data(range) => {
+                    received += range.len() as u64;
+                    at += range.end;
+                }
+                pyrotee::http::Piece::End(_) => return (head, received, true),
+                pyrotee::http::Piece::Starved => break,
+            }
+        }
+        all.clear();
+        match stream.read(&mut buffer) {
+            Ok(bytes @ 1..) => all.extend_from_slice(&buffer[..bytes]),
+            _ => return (head, received, false),
+        }
+    }
+}
+
+/// A destination that reads one upload and answers, and what it read.
+pub fn uploaded(status: u16) -> (Scripted, mpsc::Receiver<(String, u64, bool)>) {
+    let (sender, uploads) = mpsc::channel();
+    let a = Scripted::raw(move |_, stream| {
+        let upload = read_chunked(stream, None);
+        if upload.2 {
+            let _ = stream.write_all(&answer(status, &[], b"d0wnstream's words"));
+        }
+        let _ = sender.send(upload);
+    });
+    (a, uploads)
 }

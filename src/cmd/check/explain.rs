@@ -209,8 +209,12 @@ fn destination(one: &DestinationPlan, plan: &Plan) -> Section {
     }
     if let AuthPlan::OAuth2(plan) = &one.auth {
         let url = &plan.token_url;
+        let scheme = url
+            .tls
+            .as_ref()
+            .map_or("http".to_owned(), |tls| format!("https ({})", client_tls(tls)));
         let says = format!(
-            "from host {}, port {}; without one, profiles wait",
+            "by {scheme} from host {}, port {}; without one, profiles wait",
             url.host, url.port
         );
         section = section.line("access tokens", says);
@@ -539,7 +543,14 @@ mod tests {
                     "--to",
                     "http://h,oauth2.client-id=i,oauth2.client-secret=hunter2,oauth2.token-url=http://idp:8080/t",
                 ],
-                "from host idp, port 8080",
+                "by http from host idp, port 8080",
+            ),
+            (
+                &[
+                    "--to",
+                    "http://h,oauth2.client-id=i,oauth2.client-secret=hunter2,oauth2.token-url=https://idp/t,oauth2.tls-ca-file=ca.pem",
+                ],
+                "by https (TLS 1.2 and 1.3; its certificate must be for idp and signed by those in ca.pem) from host idp, port 443",
             ),
             (&["--to", http], "until the profile is 30m old"),
             (&["--to", http], "256 MiB (about 16,384 of 16 KiB) and 30m"),

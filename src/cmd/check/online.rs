@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::cmd::{folder, show};
 use crate::config::units::show_size;
-use crate::config::{ClientTls, DestinationPlan, DestinationTarget, Plan};
+use crate::config::{AuthPlan, ClientTls, DestinationPlan, DestinationTarget, Plan, ProxyPlan};
 use crate::outbound::secrets::SecretFiles;
 use crate::runtime::tls::TlsFailure;
 use crate::runtime::tls::client::ClientSide;
@@ -117,63 +117,76 @@ fn probe_plan(plan: &DestinationPlan) -> Vec<Probe> {
             format!("{error}; pyrotee would not start"),
         )),
     }
-    let mut target = plan.target.clone();
-    let mut tls = plan.tls.as_ref();
-    if let DestinationTarget::Http { host, port, .. } = &mut target {
-        match plan.proxy.rules(|name| std::env::var(name).ok()) {
-            Err(problem) => {
-                probes.push(probe(
-                    "proxy",
-                    false,
-                    format!("{problem}; pyrotee would not start"),
-                ));
-                return probes;
-            }
-            Ok(rules) => {
-                if let Some(proxy) = rules.via(plan.tls.is_some(), host, *port) {
-                    probes.push(probe(
-                        "proxy",
-                        true,
-                        "asked through a proxy, which is tried below".into(),
-                    ));
-                    (*host, *port) = (proxy.host.clone(), proxy.port);
-                    tls = None; // the proxy itself speaks none
-                }
-            }
+    match &plan.target {
+        DestinationTarget::File { directory } => {
+            probes.push(Probe::of(&plan.name, "write", write(directory)))
+        }
+        DestinationTarget::Http { host, port, .. } => {
+            let tls = plan.tls.as_ref();
+            probes.extend(probe_server(&plan.name, host, *port, tls, &plan.proxy));
         }
     }
-    probes.extend(probe_one(&plan.name, &target, tls));
+    if let AuthPlan::OAuth2(oauth2) = &plan.auth {
+        let url = &oauth2.token_url;
+        let name = format!("{}: oauth2", plan.name);
+        probes.extend(probe_server(
+            &name,
+            &url.host,
+            url.port,
+            url.tls.as_ref(),
+            &oauth2.proxy,
+        ));
+    }
     probes
 }
 
-fn probe_one(name: &str, target: &DestinationTarget, tls: Option<&ClientTls>) -> Vec<Probe> {
-    let probe = |what, result: Result<String, String>| {
+impl Probe {
+    fn of(name: &str, what: &'static str, result: Result<String, String>) -> Self {
         let good = result.is_ok();
         let (Ok(says) | Err(says)) = result;
-        Probe {
+        Self {
             destination: name.to_owned(),
             what,
             good,
             says,
         }
-    };
-    match target {
-        DestinationTarget::File { directory } => vec![probe("write", write(directory))],
-        DestinationTarget::Http { host, port, .. } => match resolve(host, *port) {
-            Err(error) => vec![probe("resolve", Err(error))],
-            Ok(addresses) => {
-                let list: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-                let mut probes = vec![
-                    probe("resolve", Ok(list.join(", "))),
-                    probe("connect", connect(&addresses)),
-                ];
-                if let Some(tls) = tls {
-                    probes.push(probe("TLS", shake_hands(name, &addresses, tls)));
-                }
-                probes
-            }
-        },
     }
+}
+
+/// Tries a destination's server, or the one that its access tokens come from: itself, or the proxy in front of it.
+fn probe_server(name: &str, host: &str, port: u16, tls: Option<&ClientTls>, proxy: &ProxyPlan) -> Vec<Probe> {
+    let rules = match proxy.rules(|name| std::env::var(name).ok()) {
+        Ok(rules) => rules,
+        Err(problem) => {
+            let says = format!("{problem}; pyrotee would not start");
+            return vec![Probe::of(name, "proxy", Err(says))];
+        }
+    };
+    let mut probes = Vec::new();
+    let via = rules.via(tls.is_some(), host, port);
+    if via.is_some() {
+        let says = "asked through a proxy, which is tried below".into();
+        probes.push(Probe::of(name, "proxy", Ok(says)));
+    }
+    let (host, port) = via.map_or((host, port), |proxy| (&proxy.host, proxy.port));
+    match resolve(host, port) {
+        Err(error) => probes.push(Probe::of(name, "resolve", Err(error))),
+        Ok(addresses) => {
+            let list: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+            probes.push(Probe::of(name, "resolve", Ok(list.join(", "))));
+            probes.push(Probe::of(name, "connect", connect(&addresses)));
+            // The proxy itself speaks no TLS; files that cannot be used are found without a handshake.
+            let shaken = match (tls, via) {
+                (None, _) => None,
+                (Some(tls), None) => Some(shake_hands(name, &addresses, tls)),
+                (Some(tls), Some(_)) => ClientSide::load(tls.clone(), name)
+                    .err()
+                    .map(|error| Err(error.to_string())),
+            };
+            probes.extend(shaken.map(|result| Probe::of(name, "TLS", result)));
+        }
+    }
+    probes
 }
 
 fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
@@ -268,16 +281,6 @@ mod tests {
 
     use super::*;
 
-    fn http(host: &str, port: u16) -> DestinationTarget {
-        DestinationTarget::Http {
-            host: host.into(),
-            port,
-            authority: String::new(),
-            ingest_path: String::new(),
-            push_path: String::new(),
-        }
-    }
-
     #[test]
     fn what_is_there_is_good_and_what_is_not_is_told() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -285,33 +288,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let in_folder = |directory: &Path| DestinationTarget::File {
-            directory: directory.to_owned(),
-        };
-        for (name, target, expected) in [
+        for (name, host, port, expected) in [
             (
                 "taken",
-                http("127.0.0.1", port),
+                "127.0.0.1",
+                port,
                 &[("resolve", true), ("connect", true)][..],
             ),
-            ("no name", http("name.invalid", 1), &[("resolve", false)]),
-            (
-                "folder",
-                in_folder(&folder.path().join("new")),
-                &[("write", true)],
-            ),
-            ("file", in_folder(&file), &[("write", false)]),
+            ("no name", "name.invalid", 1, &[("resolve", false)]),
         ] {
-            let probes = probe_one(name, &target, None);
+            let probes = probe_server(name, host, port, None, &ProxyPlan::None);
             let found: Vec<_> = probes.iter().map(|probe| (probe.what, probe.good)).collect();
             assert_eq!(found, expected, "{name}: {probes:?}");
         }
+        assert!(write(&folder.path().join("new")).is_ok(), "a folder");
+        assert!(write(&file).is_err(), "a file");
         // Bound and never listening: it refuses, and nobody else can get its port meanwhile.
         let reserved = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         reserved.bind(&any.into()).unwrap();
         let port = reserved.local_addr().unwrap().as_socket().unwrap().port();
-        let probes = probe_one("refused", &http("127.0.0.1", port), None);
+        let probes = probe_server("refused", "127.0.0.1", port, None, &ProxyPlan::None);
         assert!(
             !probes[1].good && probes[1].says.contains("would wait"),
             "{probes:?}"

@@ -16,8 +16,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use monoio::buf::{IoBuf as _, IoBufMut as _};
-use monoio::io::{AsyncReadRent as _, AsyncWriteRentExt as _};
 use monoio::net::TcpStream;
 
 use super::bodies::Kind;
@@ -28,6 +26,9 @@ use crate::http::response::{ResponseFraming, ResponseHead};
 use crate::http::{ChunkLimits, ChunkedDecoder, HeadLimits, Piece, Progress, ResponseReader};
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::socket;
+use crate::runtime::stream::{self, Handshake, Reader, Writer};
+use crate::runtime::tls::client::ClientSide;
+use crate::runtime::tls::{Session, TlsFailure};
 
 /// Room for an answer. Larger ones are read in pieces of this.
 const ANSWER_BYTES: usize = 16 << 10;
@@ -43,6 +44,8 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 pub struct Run {
     /// Where to send.
     pub address: SocketAddr,
+    /// What handshakes go by, where there are any.
+    pub tls: Option<Arc<ClientSide>>,
     /// What to send.
     pub kinds: Vec<Kind>,
     /// Indices into `kinds`; the n-th request of a core is of kind `cycle[n % len]`.
@@ -140,7 +143,7 @@ pub async fn run_core(
             let connection = Connection {
                 core: core.clone(),
                 index,
-                stream: None,
+                link: None,
                 reader: ResponseReader::new(HeadLimits::for_responses()),
                 answer: Vec::with_capacity(ANSWER_BYTES),
             };
@@ -261,10 +264,17 @@ impl Core {
 struct Connection {
     core: Rc<Core>,
     index: usize,
-    stream: Option<TcpStream>,
+    link: Option<Link>,
     reader: ResponseReader,
     /// What has been received and not yet consumed.
     answer: Vec<u8>,
+}
+
+/// What a connection is made of, in cleartext or not.
+struct Link {
+    reader: Reader,
+    writer: Writer,
+    fd: RawFd,
 }
 
 impl Connection {
@@ -280,10 +290,10 @@ impl Connection {
             let service = ((turn * run.cores + self.core.number) % run.services) as usize;
             let outcome = self.exchange(&ticket, kind, service).await;
             if outcome.is_err() || run.connection_per_request {
-                self.stream = None;
+                self.link = None;
             }
             self.core.count(&ticket, outcome, run.kinds[kind].body_bytes());
-            if outcome == Err(Failure::Connect) {
+            if matches!(outcome, Err(Failure::Connect | Failure::Tls)) {
                 monoio::time::sleep(CONNECT_PAUSE).await;
             }
         }
@@ -294,12 +304,12 @@ impl Connection {
         let core = self.core.clone();
         let run = &core.run;
         let begun = clock::now();
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
+        let mut link = match self.link.take() {
+            Some(link) => link,
             None => self.connect().await?,
         };
         let watch = &core.watches[self.index];
-        watch.fd.set(stream.as_raw_fd());
+        watch.fd.set(link.fd);
         watch.expired.set(false);
         watch.limit.set(begun.after(run.timeout));
 
@@ -316,13 +326,13 @@ impl Connection {
             },
             &mut buffer,
         );
-        let (written, buffer) = stream.write_all(buffer.slice(begin..)).await;
-        core.buffers.borrow_mut()[kind].push(buffer.into_inner());
+        let (written, buffer) = link.writer.write_from(buffer, begin).await;
+        core.buffers.borrow_mut()[kind].push(buffer);
 
         // A server may answer and close before it has read all of a request: its answer counts.
-        let mut answered = self.receive_answer(&mut stream).await;
+        let mut answered = self.receive_answer(&mut link.reader).await;
         if let (Err(_), Err(failure)) = (written, &mut answered)
-            && *failure != Failure::BadAnswer
+            && !matches!(failure, Failure::BadAnswer | Failure::Tls)
         {
             *failure = Failure::Broken;
         }
@@ -333,37 +343,60 @@ impl Connection {
             Err(failure) => return Err(failure),
         };
         if keep_alive && !watch.expired.get() {
-            self.stream = Some(stream);
+            self.link = Some(link);
         }
         Ok(status)
     }
 
-    async fn connect(&mut self) -> Result<TcpStream, Failure> {
-        let run = self.core.run.clone();
-        let connected = monoio::time::timeout(run.timeout, TcpStream::connect_addr(run.address)).await;
-        let stream = connected
-            .map_err(|_| Failure::Timeout)?
-            .map_err(|_| Failure::Connect)?;
-        let _ = stream.set_nodelay(true);
-        self.core.tally.borrow_mut().connections_opened += 1;
+    async fn connect(&mut self) -> Result<Link, Failure> {
+        let timeout = self.core.run.timeout;
+        let link = monoio::time::timeout(timeout, self.open()).await;
+        let link = link.map_err(|_| Failure::Timeout)??;
         self.reader.reset();
         self.answer.clear();
-        Ok(stream)
+        Ok(link)
+    }
+
+    async fn open(&self) -> Result<Link, Failure> {
+        let run = &self.core.run;
+        let stream = TcpStream::connect_addr(run.address).await;
+        let stream = stream.map_err(|_| Failure::Connect)?;
+        let _ = stream.set_nodelay(true);
+        self.core.tally.borrow_mut().connections_opened += 1;
+        let fd = stream.as_raw_fd();
+        let (reader, writer) = match &run.tls {
+            None => stream::plain(stream),
+            Some(side) => {
+                let greeting = side.own();
+                let session = Session::client(greeting.config, greeting.name);
+                let session = session.map_err(|failure| self.note(failure))?;
+                // Its state is large and soon over.
+                let shaken = Box::pin(Handshake::new(stream, session).complete()).await;
+                shaken.map_err(|(failure, _)| self.note(failure))?.into_halves()
+            }
+        };
+        Ok(Link { reader, writer, fd })
+    }
+
+    /// Remembers why there is no TLS.
+    fn note(&self, failure: TlsFailure) -> Failure {
+        self.core.tally.borrow_mut().tls_failure = Some(failure);
+        Failure::Tls
     }
 
     /// Reads one final answer to its end: its status, and whether the connection may be used again.
-    async fn receive_answer(&mut self, stream: &mut TcpStream) -> Result<(u16, bool), Failure> {
+    async fn receive_answer(&mut self, reader: &mut Reader) -> Result<(u16, bool), Failure> {
         for _ in 0..=INTERIM_MAX {
             let head = loop {
                 match self.reader.read(&self.answer) {
                     Ok(Progress::Complete(head)) => break head,
-                    Ok(Progress::Partial) => self.receive(stream).await?,
+                    Ok(Progress::Partial) => self.receive(reader).await?,
                     Err(_) => return Err(Failure::BadAnswer),
                 }
             };
             self.answer.drain(..head.bytes);
             if head.status >= 200 {
-                self.receive_body(&head, stream).await?;
+                self.receive_body(&head, reader).await?;
                 // Bytes that nobody asked for: the next answer would be read wrong.
                 let in_step = self.answer.is_empty();
                 return Ok((head.status, head.keep_alive && in_step));
@@ -372,7 +405,7 @@ impl Connection {
         Err(Failure::BadAnswer)
     }
 
-    async fn receive_body(&mut self, head: &ResponseHead, stream: &mut TcpStream) -> Result<(), Failure> {
+    async fn receive_body(&mut self, head: &ResponseHead, reader: &mut Reader) -> Result<(), Failure> {
         let mut total = 0;
         match head.framing {
             ResponseFraming::Empty => {}
@@ -383,7 +416,7 @@ impl Connection {
                 if total == length {
                     break;
                 }
-                self.receive(stream).await?;
+                self.receive(reader).await?;
             },
             ResponseFraming::Chunked => {
                 let mut decoder = ChunkedDecoder::new(ChunkLimits::default());
@@ -403,14 +436,14 @@ impl Connection {
                         return Err(Failure::BadAnswer);
                     }
                     if self.answer.is_empty() {
-                        self.receive(stream).await?;
+                        self.receive(reader).await?;
                     }
                 }
             }
             ResponseFraming::UntilClose => loop {
                 total += self.answer.len() as u64;
                 self.answer.clear();
-                match self.receive(stream).await {
+                match self.receive(reader).await {
                     Ok(()) if total <= ANSWER_BYTES_MAX => {}
                     Ok(()) => return Err(Failure::BadAnswer),
                     Err(Failure::Closed) => break,
@@ -421,18 +454,21 @@ impl Connection {
         Ok(())
     }
 
-    async fn receive(&mut self, stream: &mut TcpStream) -> Result<(), Failure> {
+    async fn receive(&mut self, reader: &mut Reader) -> Result<(), Failure> {
         if self.answer.capacity() == self.answer.len() {
             self.answer.reserve(ANSWER_BYTES);
         }
         let answer = std::mem::take(&mut self.answer);
-        let (begin, end) = (answer.len(), answer.capacity());
-        let (received, answer) = stream.read(answer.slice_mut(begin..end)).await;
-        self.answer = answer.into_inner();
+        let end = answer.capacity();
+        let (received, answer) = reader.read(answer, end).await;
+        self.answer = answer;
         match received {
             Ok(0) => Err(Failure::Closed),
             Ok(_) => Ok(()),
-            Err(_) => Err(Failure::Broken),
+            // A server may say only now what it thinks of our certificate (TLS 1.3).
+            Err(error) => {
+                Err(TlsFailure::within(&error).map_or(Failure::Broken, |failure| self.note(failure)))
+            }
         }
     }
 }

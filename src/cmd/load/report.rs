@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::config::units;
 use crate::runtime::clock::Mono;
+use crate::runtime::tls::TlsFailure;
 
 /// Latencies are told apart up to an hour; longer ones count as an hour.
 const LATENCY_NANOS_MAX: u64 = 3_600_000_000_000;
@@ -21,6 +22,8 @@ const LATENCY_DIGITS: u8 = 3;
 pub enum Failure {
     /// No connection.
     Connect,
+    /// A connection, and no TLS on it.
+    Tls,
     /// No complete answer in time.
     Timeout,
     /// The peer closed before its answer was complete.
@@ -33,8 +36,9 @@ pub enum Failure {
 
 impl Failure {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Connect,
+        Self::Tls,
         Self::Timeout,
         Self::Closed,
         Self::Broken,
@@ -45,6 +49,7 @@ impl Failure {
     pub fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Closed => "closed",
             Self::Broken => "broken",
@@ -103,6 +108,8 @@ pub struct Tally {
     pub latencies: Latencies,
     pub statuses: BTreeMap<u16, u64>,
     pub failures: [u64; Failure::ALL.len()],
+    /// Why there was no TLS, the last time.
+    pub tls_failure: Option<TlsFailure>,
     /// Bodies of requests answered with a 2xx.
     pub body_bytes: u64,
     /// When the last of the requests ended.
@@ -121,6 +128,7 @@ impl Tally {
             latencies: Latencies::default(),
             statuses: BTreeMap::new(),
             failures: [0; Failure::ALL.len()],
+            tls_failure: None,
             body_bytes: 0,
             ended: Mono(0),
             warmup_ok: 0,
@@ -154,6 +162,7 @@ impl Tally {
         for (total, count) in self.failures.iter_mut().zip(other.failures) {
             *total += count;
         }
+        self.tls_failure = other.tls_failure.or(self.tls_failure);
         self.body_bytes += other.body_bytes;
         self.ended = self.ended.max(other.ended);
         self.warmup_ok += other.warmup_ok;
@@ -226,6 +235,8 @@ pub struct Report {
     latency_us: Latency,
     statuses: BTreeMap<u16, u64>,
     errors: BTreeMap<&'static str, u64>,
+    /// What the last of the `tls` errors was.
+    tls_error: Option<String>,
     connections_opened: u64,
 }
 
@@ -297,6 +308,7 @@ impl Report {
                 .map(|kind| kind.name())
                 .zip(tally.failures)
                 .collect(),
+            tls_error: tally.tls_failure.map(|failure| failure.to_string()),
             connections_opened: tally.connections_opened,
         }
     }
@@ -353,6 +365,9 @@ impl Report {
         for (error, count) in self.errors.iter().filter(|(_, count)| **count > 0) {
             text += &format!("  no answer ({error}): {count}\n");
         }
+        if let Some(why) = &self.tls_error {
+            text += &format!("  TLS: {why}\n");
+        }
         if self.warmup.ok + self.warmup.failed > 0 {
             text += &format!(
                 "  not measured, in the warm-up: {} ok, {} failed\n",
@@ -391,6 +406,8 @@ mod tests {
             tally.count(Ok(204), Duration::from_micros(300), 1000, now);
             tally.count(Ok(503), Duration::from_secs(9), 1000, now);
             tally.count(Err(Failure::Timeout), Duration::from_secs(9), 1000, now);
+            tally.count(Err(Failure::Tls), Duration::ZERO, 1000, now);
+            tally.tls_failure = Some(TlsFailure::Expired);
             tally.warmup_failed = 1;
             sum.add(&tally);
         }
@@ -415,7 +432,7 @@ mod tests {
         let report = Report::new(setup, &sum, Mono(0));
         assert_eq!(
             (report.requests, report.ok, report.failed, report.failed()),
-            (8, 4, 4, 6)
+            (10, 4, 6, 8)
         );
         assert_eq!((report.body_bytes, report.requests_per_second), (4000, 2.0));
         assert_eq!(report.errors["timeout"], 2);
@@ -433,7 +450,12 @@ mod tests {
         assert_eq!(json["statuses"]["503"], 2);
         assert_eq!(json["latency_us"]["p99.9"], json["latency_us"]["max"]);
         assert!(
-            report.to_text().contains("8 requests in 2.00 s: 4 ok, 4 failed"),
+            report.to_text().contains("10 requests in 2.00 s: 4 ok, 6 failed"),
+            "{}",
+            report.to_text()
+        );
+        assert!(
+            report.to_text().contains("TLS: the certificate has expired"),
             "{}",
             report.to_text()
         );

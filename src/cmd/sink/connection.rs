@@ -8,14 +8,12 @@
 //! bytes that were built beforehand. Not responsible for what an answer looks like (`faults.rs`) or for judging a body
 //! (`verify.rs`).
 
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
-use monoio::buf::IoBufMut as _;
-use monoio::io::{AsyncReadRent as _, AsyncWriteRentExt as _};
 use monoio::net::{TcpListener, TcpStream};
 
 use super::Sink;
@@ -30,6 +28,9 @@ use crate::http::{
     Version,
 };
 use crate::runtime::socket;
+use crate::runtime::stream::{self, Handshake, Reader, Writer};
+use crate::runtime::tls::server::ServerSide;
+use crate::runtime::tls::{Session, TlsFailure};
 
 /// What one receive asks for at most. Large enough that a large body costs few system calls, small enough to stay in the
 /// second-level cache.
@@ -55,16 +56,38 @@ pub async fn accept(listener: std::net::TcpListener, sink: Arc<Sink>, stats: Arc
             Ok((stream, _)) => {
                 socket::tune_client(&stream);
                 stats.connections_accepted.add(1);
-                let connection = Connection::new(stream, sink.clone(), stats.clone());
-                monoio::spawn(connection.serve());
+                monoio::spawn(serve(stream, sink.clone(), stats.clone()));
             }
             Err(_) => monoio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
+/// Serves one connection to its end, in TLS where the sink speaks it.
+async fn serve(stream: TcpStream, sink: Arc<Sink>, stats: Arc<CoreStats>) {
+    let fd = stream.as_raw_fd();
+    let halves = match &sink.tls {
+        None => Ok(stream::plain(stream)),
+        // Its state is large and soon over.
+        Some(side) => Box::pin(shake_hands(stream, side)).await,
+    };
+    match halves {
+        Ok(halves) => Connection::new(halves, fd, sink, stats.clone()).serve().await,
+        Err(_) => stats.tls_failures.add(1),
+    }
+    stats.connections_closed.add(1);
+}
+
+async fn shake_hands(stream: TcpStream, side: &ServerSide) -> Result<(Reader, Writer), TlsFailure> {
+    let session = Session::server(side.config())?;
+    let shaken = Handshake::new(stream, session).complete().await;
+    Ok(shaken.map_err(|(failure, _)| failure)?.into_halves())
+}
+
 struct Connection {
-    stream: TcpStream,
+    reader: Reader,
+    writer: Writer,
+    fd: RawFd,
     /// `buffer[start..]` is what has been received and not yet consumed.
     buffer: Vec<u8>,
     start: usize,
@@ -96,11 +119,13 @@ struct Received {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, sink: Arc<Sink>, stats: Arc<CoreStats>) -> Self {
+    fn new((reader, writer): (Reader, Writer), fd: RawFd, sink: Arc<Sink>, stats: Arc<CoreStats>) -> Self {
         let buffer = Vec::with_capacity(RECEIVE_BYTES);
         let faults = Cache::new(sink.faults.clone());
         Self {
-            stream,
+            reader,
+            writer,
+            fd,
             buffer,
             start: 0,
             sink,
@@ -116,16 +141,15 @@ impl Connection {
             End::Refused(status) => {
                 self.stats.refused.add(1);
                 self.stats.count_status(status);
-                let _ = self.stream.write_all(plain_reply(status).close).await;
+                let _ = self.writer.write_all(plain_reply(status).close).await;
             }
         }
-        self.stats.connections_closed.add(1);
     }
 
     async fn serve_requests(&mut self) -> End {
-        let mut reader = HeadReader::new(HeadLimits::default());
+        let mut heads = HeadReader::new(HeadLimits::default());
         loop {
-            let request = match self.receive_request(&mut reader).await {
+            let request = match self.receive_request(&mut heads).await {
                 Ok(request) => request,
                 Err(end) => return end,
             };
@@ -151,7 +175,7 @@ impl Connection {
             }
         };
         if head.expect_continue && self.pending().len() == head.bytes {
-            self.stream
+            self.writer
                 .write_all(CONTINUE)
                 .await
                 .0
@@ -252,13 +276,13 @@ impl Connection {
             Fate::Reset => {
                 self.judge(request, 0);
                 self.stats.resets.add(1);
-                socket::reset_on_close(self.stream.as_raw_fd());
+                socket::reset(self.fd);
                 Err(End::Closed)
             }
             Fate::Lied(lie) => {
                 self.judge(request, 0);
                 self.stats.lies.add(1);
-                let _ = self.stream.write_all(lie.bytes()).await;
+                let _ = self.writer.write_all(lie.bytes()).await;
                 Err(End::Closed)
             }
         }
@@ -270,7 +294,7 @@ impl Connection {
         // A client of HTTP/1.0 that wants to stay would have to be told so: closing is as correct.
         let keep = request.head.keep_alive && request.head.version == Version::Http11 && !close;
         let bytes = if keep { &reply.keep } else { &reply.close };
-        match self.stream.write_all(bytes.clone()).await {
+        match self.writer.write_all(bytes.clone()).await {
             (Ok(_), _) if keep => Ok(()),
             _ => Err(End::Closed),
         }
@@ -285,7 +309,7 @@ impl Connection {
                 return Ok(faults);
             }
             let room = self.pending().len() < STALLED_BYTES_MAX;
-            if room && !socket::is_quiet(self.stream.as_raw_fd()) && !self.receive().await {
+            if room && !socket::is_quiet(self.fd) && !self.receive().await {
                 return Err(End::Closed);
             }
         }
@@ -394,8 +418,8 @@ impl Connection {
             end = end.min(begin.saturating_add(step));
         }
         let buffer = std::mem::take(&mut self.buffer);
-        let (received, buffer) = self.stream.read(buffer.slice_mut(begin..end)).await;
-        self.buffer = buffer.into_inner();
+        let (received, buffer) = self.reader.read(buffer, end).await;
+        self.buffer = buffer;
         let Ok(received @ 1..) = received else {
             return false;
         };

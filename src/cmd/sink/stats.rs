@@ -54,6 +54,7 @@ pub struct CoreStats {
     pub lies: Count,
     pub refused: Count,
     pub truncated: Count,
+    pub tls_failures: Count,
     pub unrecorded: Count,
     pub connections_accepted: Count,
     pub connections_closed: Count,
@@ -79,6 +80,7 @@ impl Default for CoreStats {
             lies: Count::default(),
             refused: Count::default(),
             truncated: Count::default(),
+            tls_failures: Count::default(),
             unrecorded: Count::default(),
             connections_accepted: Count::default(),
             connections_closed: Count::default(),
@@ -151,6 +153,8 @@ pub struct Stats {
     pub refused: u64,
     /// Connections that ended inside a request.
     pub truncated: u64,
+    /// TLS handshakes that failed.
+    pub tls_failures: u64,
     /// Requests that `--record` could not write down (a full disk).
     pub unrecorded: u64,
     /// Connections open now.
@@ -178,6 +182,7 @@ impl Stats {
                 (&mut sum.lies, &core.lies),
                 (&mut sum.refused, &core.refused),
                 (&mut sum.truncated, &core.truncated),
+                (&mut sum.tls_failures, &core.tls_failures),
                 (&mut sum.unrecorded, &core.unrecorded),
                 (&mut sum.connections_accepted, &core.connections_accepted),
             ] {

@@ -615,7 +615,7 @@ impl Reading {
         self.headers(&mut fields, &mut spec);
         self.authorization(&what, &mut fields, &mut spec);
         self.proxy("", &mut fields, &mut spec);
-        self.client_tls(&what, &mut fields, &mut spec);
+        self.client_tls("", &mut fields, &mut spec);
         self.left_out(&mut fields);
         fields.finish(&mut self.mistakes);
         spec
@@ -754,8 +754,7 @@ impl Reading {
             }
         }
         self.proxy("oauth2.", &mut fields, spec);
-        let why = "is not supported yet for access tokens; use http:// to a local TLS proxy";
-        fields.refuse("tls_config", why, &mut self.mistakes);
+        self.client_tls("oauth2.", &mut fields, spec);
         fields.finish(&mut self.mistakes);
     }
 
@@ -785,22 +784,18 @@ impl Reading {
         }
     }
 
-    /// TLS towards a destination (WIRE.md 4.1, row 125).
-    fn client_tls(&mut self, what: &str, fields: &mut Fields<'_>, spec: &mut DestinationSpec) {
+    /// TLS towards a destination, or towards the endpoint of its tokens (WIRE.md 4.1, rows 123 and 125).
+    fn client_tls(&mut self, prefix: &str, fields: &mut Fields<'_>, spec: &mut DestinationSpec) {
         let Some(block) = fields.block("tls_config", &mut self.mistakes) else {
             return;
         };
-        let mut fields = Fields::of(format!("tls_config of {what}"), block);
+        let mut fields = Fields::of(format!("tls_config of {}", fields.what()), block);
         for name in ["ca_file", "cert_file", "key_file", "server_name", "min_version"] {
-            self.copy(
-                name,
-                &format!("tls-{}", name.replace('_', "-")),
-                &mut fields,
-                spec,
-            );
+            let option = format!("{prefix}tls-{}", name.replace('_', "-"));
+            self.copy(name, &option, &mut fields, spec);
         }
         if let Some((truth, _)) = fields.truth("insecure_skip_verify", &mut self.mistakes) {
-            let option = "tls-insecure-skip-verify".to_owned();
+            let option = format!("{prefix}tls-insecure-skip-verify");
             spec.options.push((option, Secret::new(truth.to_string())));
         }
         let inline = [
@@ -1227,6 +1222,15 @@ pyroscope.write "out" {
                 "",
             ),
             ("tls_config {\nserver_name = \"\"\nca_pem = null\n}", "", ""),
+            (
+                "oauth2 {\nclient_id = \"i\"\nclient_secret = \"s\"\ntoken_url = \"https://t\"\ntls_config {\nca_file = \"/ca\"\n\
+                 cert_file = \"/c\"\nkey_file = \"/k\"\nserver_name = \"n\"\nmin_version = \"TLS13\"\n\
+                 insecure_skip_verify = false\n}\n}",
+                "oauth2.client-id=i oauth2.client-secret=s oauth2.token-url=https://t oauth2.tls-ca-file=/ca \
+                 oauth2.tls-cert-file=/c oauth2.tls-key-file=/k oauth2.tls-server-name=n oauth2.tls-min-version=TLS13 \
+                 oauth2.tls-insecure-skip-verify=false",
+                "",
+            ),
         ] {
             let file = read_text(&with("", "", "", lines)).unwrap_or_else(|told| panic!("{lines}: {told:?}"));
             assert_eq!(options(&file).join(" "), expected_options, "{lines}");
@@ -1460,8 +1464,12 @@ pyroscope.write "idle" { }
                 "10:16 bearer_token must be a string; local.file.token.content belongs",
             ),
             (
-                endpoint("oauth2 {\ntls_config {\n}\n}"),
-                "11:1 tls_config is not supported yet for access tokens",
+                endpoint("oauth2 {\ntls_config {\nca_pem = \"x\"\n}\n}"),
+                "12:1 ca_pem is not supported: put it into a file of its own and give ca_file its path",
+            ),
+            (
+                endpoint("oauth2 {\ntls_config {\ncolour = 1\n}\n}"),
+                "12:1 unknown attribute colour in tls_config of oauth2 of endpoint of pyroscope.write",
             ),
             (
                 endpoint("oauth2 {\n}\nbasic_auth {\n}"),

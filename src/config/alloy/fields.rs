@@ -23,6 +23,11 @@ impl<'b> Fields<'b> {
         Self::new(what, block.place, &block.body)
     }
 
+    /// What a person calls it.
+    pub(super) fn what(&self) -> &str {
+        &self.what
+    }
+
     /// All of a body.
     pub(super) fn new(what: String, place: Place, body: &'b Body) -> Self {
         Self {

@@ -11,6 +11,7 @@ use url::Url;
 use super::auth::{SecretSource, file, one_source};
 use super::proxy::{ProxyOptions, ProxyPlan};
 use super::{Secret, host_of};
+use crate::config::tls::ClientTls;
 
 /// How a destination's access tokens are had.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -32,8 +33,8 @@ pub struct OAuth2Plan {
 /// Where a token endpoint is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TokenUrl {
-    /// Whether it speaks TLS.
-    pub is_tls: bool,
+    /// How it is spoken to, where the URL says `https`.
+    pub tls: Option<ClientTls>,
     /// Name or address.
     pub host: String,
     /// TCP port.
@@ -61,13 +62,15 @@ pub struct OAuth2Options {
     pub endpoint_params: Vec<(String, Secret)>,
     /// `oauth2.proxy-url` and the like.
     pub proxy: ProxyOptions,
+    /// `oauth2.tls-ca-file` and the like, if any was given. No name there stands for that of the URL.
+    pub tls: Option<ClientTls>,
     /// Whether any of them was given.
     pub is_given: bool,
 }
 
 /// What all our options begin with.
 pub const OAUTH2: &str = "oauth2.";
-/// The options of `--to` that are set here, but for proxies and parameters.
+/// The options of `--to` that are set here, but for proxies, TLS and parameters.
 pub const OAUTH2_OPTIONS: [&str; 5] = [
     "oauth2.client-id",
     "oauth2.client-secret",
@@ -103,6 +106,12 @@ impl OAuth2Options {
                     self.endpoint_params.push((name.to_owned(), Secret::new(value)));
                     return Ok(true);
                 }
+                if let Some(option) = own.strip_prefix("tls-") {
+                    let tls = self.tls.get_or_insert_with(|| ClientTls::new(""));
+                    return tls
+                        .set(option, value)
+                        .map_err(|problem| format!("{OAUTH2}{problem}"));
+                }
                 return self.proxy.set(own, value);
             }
         }
@@ -120,7 +129,7 @@ impl OAuth2Options {
             self.client_secret_file,
         )?;
         let missing = |option: &str| format!("oauth2 needs {option}");
-        let plan = OAuth2Plan {
+        Ok(OAuth2Plan {
             client_id: self.client_id.ok_or_else(|| missing("oauth2.client-id"))?,
             client_secret: source
                 .ok_or_else(|| missing("oauth2.client-secret-file or oauth2.client-secret"))?,
@@ -128,7 +137,7 @@ impl OAuth2Options {
                 .token_url
                 .ok_or_else(|| missing("oauth2.token-url"))
                 .and_then(|text| {
-                    TokenUrl::parse(&text).map_err(|problem| format!("oauth2.token-url {problem}"))
+                    TokenUrl::parse(&text, self.tls).map_err(|problem| format!("oauth2.token-url {problem}"))
                 })?,
             scopes: self
                 .scopes
@@ -141,18 +150,13 @@ impl OAuth2Options {
                 .proxy
                 .plan()
                 .map_err(|problem| format!("oauth2: {problem}"))?,
-        };
-        if plan.token_url.is_tls {
-            return Err(
-                "oauth2.token-url is https://, which is not supported yet (the TLS work is to come)".into(),
-            );
-        }
-        Ok(plan)
+        })
     }
 }
 
 impl TokenUrl {
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Reads the URL; `tls` is what was said about TLS.
+    fn parse(text: &str, tls: Option<ClientTls>) -> Result<Self, String> {
         let url = Url::parse(text).map_err(|error| format!("is no good URL: {error}"))?;
         let is_tls = match url.scheme() {
             "http" => false,
@@ -176,8 +180,21 @@ impl TokenUrl {
             Some(query) => format!("{}?{query}", url.path()),
             None => url.path().to_owned(),
         };
+        let tls = match (is_tls, tls) {
+            (false, None) => None,
+            (false, Some(_)) => return Err("is http://, and oauth2.tls- options are for https://".into()),
+            (true, tls) => {
+                let mut tls = tls.unwrap_or_else(|| ClientTls::new(""));
+                if tls.server_name.is_empty() {
+                    tls.server_name.clone_from(&host);
+                }
+                tls.check()
+                    .map_err(|problem| format!("and its oauth2.tls- options do not fit: {problem}"))?;
+                Some(tls)
+            }
+        };
         Ok(Self {
-            is_tls,
+            tls,
             host,
             port,
             authority,
@@ -200,6 +217,7 @@ mod tests {
 
     const ID: (&str, &str) = ("oauth2.client-id", "me");
     const SECRET: (&str, &str) = ("oauth2.client-secret", "s3cret");
+    const HTTPS: (&str, &str) = ("oauth2.token-url", "https://idp");
     const URL: (&str, &str) = ("oauth2.token-url", "http://idp:8080/token?x=1");
 
     #[test]
@@ -221,20 +239,45 @@ mod tests {
         );
         assert!(matches!(plan.proxy, ProxyPlan::Rules(_)));
         let TokenUrl {
-            is_tls,
+            tls,
             host,
             port,
             authority,
             target,
         } = plan.token_url;
-        assert_eq!((is_tls, host.as_str(), port), (false, "idp", 8080));
+        assert_eq!((tls, host.as_str(), port), (None, "idp", 8080));
         assert_eq!((authority.as_str(), target.as_str()), ("idp:8080", "/token?x=1"));
-        let https = TokenUrl::parse("https://[::1]").unwrap();
+        let https = TokenUrl::parse("https://[::1]", None).unwrap();
         assert_eq!(
-            (https.is_tls, https.host.as_str(), https.port),
-            (true, "::1", 443)
+            (https.tls, https.host.as_str(), https.port),
+            (Some(ClientTls::new("::1")), "::1", 443)
         );
         assert_eq!((https.authority.as_str(), https.target.as_str()), ("[::1]", "/"));
+    }
+
+    #[test]
+    fn tls_has_options_of_its_own() {
+        let url = ("oauth2.token-url", "https://idp/token");
+        let plan = plan(&[
+            ID,
+            SECRET,
+            url,
+            ("oauth2.tls-ca-file", "/ca"),
+            ("oauth2.tls-cert-file", "/c"),
+            ("oauth2.tls-key-file", "/k"),
+            ("oauth2.tls-min-version", "TLS13"),
+        ])
+        .unwrap();
+        let expected = ClientTls {
+            ca_file: Some("/ca".into()),
+            cert_file: Some("/c".into()),
+            key_file: Some("/k".into()),
+            min_version: crate::config::TlsVersion::Tls13,
+            ..ClientTls::new("idp")
+        };
+        assert_eq!(plan.token_url.tls, Some(expected));
+        let named = self::plan(&[ID, SECRET, ("oauth2.tls-server-name", "n"), url]).unwrap();
+        assert_eq!(named.token_url.tls, Some(ClientTls::new("n")));
     }
 
     #[test]
@@ -259,6 +302,26 @@ mod tests {
                 "user",
             ),
             (
+                "TLS without TLS",
+                &[ID, SECRET, URL, ("oauth2.tls-insecure-skip-verify", "true")],
+                "are for https://",
+            ),
+            (
+                "half a pair",
+                &[ID, SECRET, HTTPS, ("oauth2.tls-cert-file", "/c")],
+                "tls-key-file",
+            ),
+            (
+                "an old version",
+                &[ID, SECRET, HTTPS, ("oauth2.tls-min-version", "TLS10")],
+                "oauth2.tls-min-version=TLS10",
+            ),
+            (
+                "no name for a certificate",
+                &[ID, SECRET, HTTPS, ("oauth2.tls-server-name", "a b")],
+                "tls-server-name",
+            ),
+            (
                 "a bad proxy",
                 &[ID, SECRET, URL, ("oauth2.no-proxy", "a")],
                 "needs proxy-url",
@@ -271,6 +334,10 @@ mod tests {
             );
         }
         assert_eq!(OAuth2Options::default().set("oauth2.colour", "red"), Ok(false));
+        assert_eq!(
+            OAuth2Options::default().set("oauth2.tls-colour", "red"),
+            Ok(false)
+        );
         assert_eq!(OAuth2Options::default().set("client-id", "me"), Ok(false));
     }
 }

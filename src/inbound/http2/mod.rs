@@ -14,6 +14,7 @@
 //! without a request for `--idle-timeout` is closed, however many other frames it sends, and sooner where others need its
 //! place.
 
+mod debuginfo;
 mod wire;
 
 use std::cell::{Cell, RefCell};
@@ -122,6 +123,8 @@ struct House {
 struct Guest {
     /// Requests under way.
     active: Cell<usize>,
+    /// Uploads of debuginfo among them.
+    uploads: Cell<usize>,
     /// Since when there are none.
     idle_since: Cell<Mono>,
     /// Rung when it is to end.
@@ -197,6 +200,7 @@ impl House {
         };
         let guest = Rc::new(Guest {
             active: Cell::new(0),
+            uploads: Cell::new(0),
             idle_since: Cell::new(clock::now()),
             leave: Notify::new(),
         });
@@ -278,24 +282,30 @@ impl House {
     }
 
     /// One request, from its head to its answer.
-    async fn respond(&self, request: Request<Incoming>) -> Response<Reply> {
+    async fn respond(&self, guest: &Rc<Guest>, request: Request<Incoming>) -> Response<Reply> {
         let started = clock::now();
         let (head, body) = request.into_parts();
         let method = method_of(&head.method);
         let mut label = RouteLabel::Other;
         let mut dress = None;
-        let result = self
-            .handle(&head, method, body, started, &mut label, &mut dress)
+        let handled = self
+            .handle(guest, (&head, body), method, started, &mut label, &mut dress)
             .await;
+        let (result, passed) = match handled {
+            Ok(passed) => (Ok(()), passed),
+            Err(refusal) => (Err(refusal), None),
+        };
         let is_grpc = dress.is_some_and(|dress| dress.codec.protocol() == Protocol::Grpc);
         let trailers = is_grpc && result.is_ok();
-        let response = reply::answer(
-            dress,
-            &result,
-            method == Method::Head,
-            Connection::KeepAlive,
-            |answer| to_response(answer, is_grpc, trailers),
-        );
+        let response = passed.unwrap_or_else(|| {
+            reply::answer(
+                dress,
+                &result,
+                method == Method::Head,
+                Connection::KeepAlive,
+                |answer| to_response(answer, is_grpc, trailers),
+            )
+        });
         let tally = &self.setup.tally;
         let took = clock::now().since(started);
         tally.answered(method, label, response.status().as_u16(), took);
@@ -305,15 +315,16 @@ impl House {
         response
     }
 
+    /// Returns the answer of the destination, where that is passed on.
     async fn handle(
         &self,
-        head: &hyper::http::request::Parts,
+        guest: &Rc<Guest>,
+        (head, body): (&hyper::http::request::Parts, Incoming),
         method: Method,
-        body: Incoming,
         started: Mono,
         label: &mut RouteLabel,
         dress: &mut Option<Dress>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Response<Reply>>, Refusal> {
         let setup = &self.setup;
         let query = head.uri.query().map(str::as_bytes);
         let route = match place_of(method == Method::Post, head.uri.path().as_bytes(), query)? {
@@ -321,9 +332,11 @@ impl House {
                 *label = route_label;
                 route
             }
-            Wanted::Debuginfo(procedure, _) => {
+            Wanted::Debuginfo(procedure, path) => {
                 *label = RouteLabel::Debuginfo(procedure);
-                return Err(Refusal::debuginfo_http2());
+                // Rare, and its state is large.
+                let passing = self.pass_through(procedure, path, (head, body), guest, started, dress);
+                return Box::pin(passing).await;
             }
         };
         let length = body.size_hint().exact();
@@ -338,7 +351,7 @@ impl House {
         let held = prepared.query.as_ref().map_or(0, Bytes::len) + prepared.fields.len();
         let meanwhile = charge_if_much(setup, held)?;
         let left = started.after(setup.plan.read_timeout).since(clock::now());
-        let body = tokio::time::timeout(left, self.receive(body, length))
+        let body = tokio::time::timeout(left, self.receive(body, length, setup.plan.body_limit))
             .await
             .unwrap_or(Err(ReceiveError::TimedOut))?;
         setup.tally.received(body.bytes);
@@ -358,7 +371,7 @@ impl House {
                 Refusal::from_verdict(verdict).map_or(Ok(()), Err)?;
             }
         }
-        rejected.map_or(Ok(()), Err)
+        rejected.map_or(Ok(None), Err)
     }
 
     /// As over HTTP/1.1: a disk that is behind takes what it was given before more is put on it.
@@ -372,7 +385,12 @@ impl House {
     }
 
     /// Takes a body out of its frames, into buffers that count.
-    async fn receive(&self, mut body: Incoming, length: Option<u64>) -> Result<Body, ReceiveError> {
+    async fn receive(
+        &self,
+        mut body: Incoming,
+        length: Option<u64>,
+        limit: u64,
+    ) -> Result<Body, ReceiveError> {
         let setup = &self.setup;
         let mut whole = Body::default();
         let mut filling: (Buffer, Option<Charge>) = (Buffer::new(), None);
@@ -380,7 +398,7 @@ impl House {
             let Ok(data) = frame.map_err(|_| ReceiveError::Truncated)?.into_data() else {
                 continue;
             };
-            if whole.bytes + data.len() as u64 > setup.plan.body_limit {
+            if whole.bytes + data.len() as u64 > limit {
                 return Err(ReceiveError::TooLarge);
             }
             let mut rest = &data[..];
@@ -449,7 +467,7 @@ impl Service<Request<Incoming>> for Host {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (house, under_way) = (self.house.clone(), UnderWay::of(&self.guest));
         Box::pin(async move {
-            let response = house.respond(request).await;
+            let response = house.respond(&under_way.0, request).await;
             drop(under_way);
             Ok(response)
         })
