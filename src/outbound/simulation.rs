@@ -290,7 +290,8 @@ impl World {
             setting.queue_bytes_max,
             CROSSING,
         )
-        .with_pinned_bytes_max(setting.pinned_bytes_max);
+        .with_pinned_bytes_max(setting.pinned_bytes_max)
+        .with_overflow(setting.overflow);
         let gate = if setting.has_spool {
             gate.with_spool(SpoolLink::new(
                 setting.mode == AckMode::Stored,
@@ -912,12 +913,21 @@ impl Site {
         assert_eq!(books.in_flight, self.wire.len() as u64);
         assert_eq!(self.desk.in_flight(), self.wire.len());
         assert_eq!(self.dropped(DropReason::Abandoned), 0);
+        if setting.overflow == Overflow::Refuse && setting.mode == AckMode::Detached {
+            let overflow = self.dropped(DropReason::Overflow);
+            assert_eq!(overflow, 0, "dropped although pushes may be refused");
+        }
         self.check_memory(setting, 2);
     }
 
     /// At most `times` the queue limit is held, and what may wait for the disk, and one each. Twice the limit is what the
-    /// crossing allows before the writer core comes.
+    /// crossing allows before the writer core comes, and what stays in memory where nothing may be dropped and the spool had
+    /// no room after all.
     fn check_memory(&self, setting: &Setting, times: u64) {
+        let times = match setting.overflow {
+            Overflow::Refuse => 2,
+            Overflow::DropOldest => times,
+        };
         if self.gate.spool().is_some_and(|link| !link.may_read()) {
             return; // a process that leaves moves all it has to the disk
         }
