@@ -37,6 +37,7 @@ under_both_engines!(
     dead_destinations_drop_small_bodies,
     dead_destinations_drop_medium_bodies,
     dead_destinations_drop_large_bodies,
+    memory_comes_in_small_pages,
 );
 
 const MIB: u64 = 1 << 20;
@@ -52,6 +53,26 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// A healthy client is answered within this time, whatever happens beside it: half of the time that SDKs wait (10 s), on a
 /// machine that runs other tests too.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(5);
+
+/// With huge pages the formula would not hold on hosts that have them, where `--memory-limit` is small. What the program began
+/// with may lie in some.
+fn memory_comes_in_small_pages(engine: &str) {
+    let peer = Peer::start();
+    let gateway = Gateway::before(engine, &[&peer], &[]);
+    let huge = || {
+        let maps = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", gateway.process.id()));
+        let maps = maps.expect("the process lives");
+        let huge = maps.lines().find_map(|line| line.strip_prefix("AnonHugePages:"));
+        huge.expect("the kernel tells it").trim().to_owned()
+    };
+    let before = huge();
+    let mut client = gateway.client();
+    for size in (1..100).map(|step| step * 5_000) {
+        let answer = client.post("/ingest?name=app", &[], &vec![b'.'; size]);
+        assert_eq!(answer.expect("an answer").status, 200);
+    }
+    assert_eq!(huge(), before);
+}
 
 #[test]
 fn the_formula_of_memory_is_the_one_on_the_page() {
