@@ -31,7 +31,7 @@ use crate::fanout::{
     AckMode, DestinationId, DropReason, Fanout, Gate, OfferRefused, Outcome, Parcel, Push, SpoolLink, Verdict,
 };
 use crate::profile::route::Route;
-use crate::runtime::clock::Mono;
+use crate::runtime::clock::{Mono, Wall};
 use crate::runtime::pool::MemoryBudget;
 use crate::spool::fake::{FakeDisk, Faults, Operation};
 use crate::spool::keeper::{Keeper, Rules};
@@ -44,6 +44,8 @@ const STEPS: usize = 120;
 /// What the clocks show when a history begins; the monotonic one has room for earlier processes' parcels.
 const MONO_START: u64 = 20 * 365 * 24 * 3600 * 1_000_000_000;
 const UNIX_MS_START: u64 = 1_700_000_000_000;
+/// The machine is never booted anew, which a spool would only notice by its clocks.
+const BOOT: u64 = 1;
 /// Parcels that a crossing holds here, so that it runs over too.
 const CROSSING: usize = 64;
 /// A push without a body weighs so much, and none here weighs more than that and `BODY_MAX`.
@@ -303,7 +305,8 @@ impl World {
         let gate: &'static Gate = Box::leak(Box::new(gate));
         let keeper = gate.spool().and_then(|_| {
             let (store, _) = Store::open(disk.clone(), setting.store).expect("it can be listed");
-            Keeper::new(gate, store, self.memory.clone(), setting.rules())
+            let clock = (self.wall(), BOOT);
+            Keeper::new(gate, store, self.memory.clone(), setting.rules(), clock)
         });
         Site {
             gate,
@@ -337,6 +340,13 @@ impl World {
 
     fn unix_ms(&self) -> u64 {
         UNIX_MS_START + self.now_ms
+    }
+
+    fn wall(&self) -> Wall {
+        Wall {
+            unix_ms: self.unix_ms(),
+            boot_ms: self.now_ms,
+        }
     }
 
     fn run(&mut self) {
@@ -513,12 +523,12 @@ impl World {
 
     /// Returns when the keeper wants to come again.
     fn step_keeper(&mut self, index: usize) -> Mono {
-        let (now, unix_ms) = (self.now(), self.unix_ms());
+        let (now, wall) = (self.now(), self.wall());
         let site = &mut self.sites[index];
         let Some(keeper) = &mut site.keeper else {
             return Mono::NEVER;
         };
-        let wake_at = keeper.step(now, unix_ms);
+        let wake_at = keeper.step(now, wall);
         let store = keeper.store();
         if store.is_behind() {
             self.seen.insert("behind");

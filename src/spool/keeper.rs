@@ -22,6 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use smallvec::smallvec;
 
+use super::ages::{self, Ages};
 use super::disk::{Disk, RealDisk};
 use super::store::{AppendError, Meta, ReadError, RecordParts, Store, Totals};
 use super::{Damages, Sums};
@@ -30,7 +31,7 @@ use crate::fanout::gate::Amount;
 use crate::fanout::push::PushParts;
 use crate::fanout::spool_link::Return;
 use crate::fanout::{AckMode, DropReason, Gate, Parcel, Push, RecordId, SpoolLink, Ticket};
-use crate::runtime::clock::{self, Mono};
+use crate::runtime::clock::{self, Mono, Wall};
 use crate::runtime::pool::{self, MemoryBudget};
 
 /// Parcels of one batch, so that a sync answers for a bounded number of clients.
@@ -77,6 +78,7 @@ pub struct Keeper<D: Disk> {
     resume_at: Mono,
     /// Bytes on disk when the last parcel had no room: with fewer there may be some again.
     full_at: Option<u64>,
+    ages: Ages,
 }
 
 /// Starts the thread of one spool, which ends some time after [`SpoolLink::finish`].
@@ -89,7 +91,7 @@ pub fn start(mut keeper: Keeper<RealDisk>) -> io::Result<JoinHandle<()>> {
         loop {
             let is_finishing = keeper.link.is_finishing();
             let now = clock::now();
-            let wake_at = keeper.step(now, unix_ms());
+            let wake_at = keeper.step(now, clock::wall());
             if !keeper.link.is_idle() {
                 continue;
             }
@@ -101,20 +103,19 @@ pub fn start(mut keeper: Keeper<RealDisk>) -> io::Result<JoinHandle<()>> {
     })
 }
 
-fn unix_ms() -> u64 {
-    u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX)
-}
-
 impl<D: Disk> Keeper<D> {
-    /// The keeper of `store`, whose outstanding records the gate gets into its books. `None` for a gate without a link.
+    /// The keeper of `store`, whose outstanding records the gate gets into its books. `None` for a gate without a link. `clock`
+    /// is what the clocks show now, and which boot of the machine this is ([`clock::boot`]).
     pub fn new(
         gate: &'static Gate,
         store: Store<D>,
         memory: Arc<MemoryBudget>,
         rules: Rules,
+        clock: (Wall, u64),
     ) -> Option<Self> {
         let link = gate.spool()?;
         gate.recover(amount(store.totals().left));
+        let ages = Ages::open(store.disk(), store.number_next(), clock.0, clock.1);
         let keeper = Self {
             gate,
             link,
@@ -127,6 +128,7 @@ impl<D: Disk> Keeper<D> {
             failures: 0,
             resume_at: Mono::default(),
             full_at: None,
+            ages,
         };
         keeper.show();
         Some(keeper)
@@ -138,11 +140,12 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Does all that can be done now. Returns when to come again at the latest, if nobody wakes us before.
-    pub fn step(&mut self, now: Mono, unix_ms: u64) -> Mono {
+    pub fn step(&mut self, now: Mono, wall: Wall) -> Mono {
+        self.follow_wall_clock(wall);
         self.take_returns();
-        self.store_batch(now);
+        self.store_batch(now, wall);
         self.sync_when_due(now);
-        let read_again = self.restore(now, unix_ms);
+        let read_again = self.restore(now, wall);
         self.note_room();
         self.show();
         let sync_at = self.sync_due();
@@ -170,6 +173,16 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
+    /// Where the wall clock has been set, what is written from now on lies apart, so that each record's age is known.
+    fn follow_wall_clock(&mut self, wall: Wall) {
+        if let Some(step_ms) = self.ages.step(wall) {
+            let segment = self.store.close_segment();
+            self.ages.begin(segment, wall);
+            tracing::info!(destination = %self.gate.name, step_ms, "the wall clock was set; profiles in the spool age by the time that passes");
+        }
+        self.ages.forget_before(self.store.first_segment());
+    }
+
     fn take_returns(&mut self) {
         let mut done = Vec::new();
         while let Some(record) = self.link.take_return() {
@@ -192,7 +205,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Writes what has gathered.
-    fn store_batch(&mut self, now: Mono) {
+    fn store_batch(&mut self, now: Mono, wall: Wall) {
         let mut written: Vec<(Parcel, RecordId)> = Vec::new();
         let mut bytes = 0;
         while written.len() < BATCH_PARCELS_MAX && bytes < BATCH_BYTES_MAX {
@@ -205,7 +218,7 @@ impl<D: Disk> Keeper<D> {
                 self.gate.forward(parcel);
                 continue;
             }
-            match self.append(parcel.ticket.push()) {
+            match self.append(parcel.ticket.push(), now, wall) {
                 Ok(id) => written.push((parcel, id)),
                 Err(AppendError::Full) => self.refuse_full(parcel),
                 Err(AppendError::TooLarge) => self.gate.forward(parcel),
@@ -218,6 +231,7 @@ impl<D: Disk> Keeper<D> {
         if written.is_empty() {
             return;
         }
+        self.ages.save(self.store.disk());
         self.gate.doorbell.ring(); // there is room again for what had to stay in memory
         self.dirty_since.get_or_insert(now);
         self.link
@@ -245,9 +259,9 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Writes one push, the oldest making room where they may.
-    fn append(&mut self, push: &Push) -> Result<RecordId, AppendError> {
+    fn append(&mut self, push: &Push, now: Mono, wall: Wall) -> Result<RecordId, AppendError> {
         let parts = RecordParts {
-            accepted_unix_ms: push.accepted_unix_ms,
+            accepted_unix_ms: ages::stamp(push.accepted, now, wall),
             route: push.route,
             profiles: push.profiles,
             profile_bytes: push.profile_bytes,
@@ -317,7 +331,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Reads back what there is room for. Returns when to look again.
-    fn restore(&mut self, now: Mono, unix_ms: u64) -> Mono {
+    fn restore(&mut self, now: Mono, wall: Wall) -> Mono {
         while self.link.may_read() && self.out.len() < OUT_PARCELS_MAX && self.out_bytes < OUT_BYTES_MAX {
             let before = self.store.totals();
             let meta = self.store.peek();
@@ -330,7 +344,7 @@ impl<D: Disk> Keeper<D> {
                     return now.after(PAUSE_MIN);
                 }
             };
-            let age = Duration::from_millis(unix_ms.saturating_sub(meta.accepted_unix_ms));
+            let age = self.ages.of(meta.id.segment, meta.accepted_unix_ms, wall);
             if age > self.rules.max_age {
                 self.give_up(&meta, DropReason::TooOld);
                 continue;
