@@ -853,11 +853,13 @@ impl World {
                 wake_at = wake_at.min(desk_at.unwrap_or(Mono::NEVER));
             }
             self.check();
-            let has_ended = |site: &Site| {
+            let has_ended = |site: &mut Site| {
                 let link = site.gate.spool();
-                site.gate.held_parcels() == 0 && link.is_none_or(SpoolLink::is_idle)
+                let is_idle = site.gate.held_parcels() == 0 && link.is_none_or(SpoolLink::is_idle);
+                let is_behind = |keeper: &mut Keeper<FakeDisk>| keeper.store().is_behind();
+                is_idle && !site.keeper.as_mut().is_some_and(is_behind)
             };
-            if self.sites.iter().all(has_ended) {
+            if self.sites.iter_mut().all(has_ended) {
                 return self.check_end();
             }
             let is_same = self
@@ -885,6 +887,10 @@ impl World {
         for site in &mut self.sites {
             if let Some(keeper) = &mut site.keeper {
                 assert_eq!(keeper.store().totals().left.parcels, 0);
+                assert!(
+                    on_disk(&site.disk).is_empty(),
+                    "the next start would send them again"
+                );
             }
             let dropped = site.dropped_before + site.gate.books().dropped_total().parcels;
             let missing = site.offered.difference(&site.delivered).count() as u64;

@@ -78,6 +78,8 @@ pub struct Keeper<D: Disk> {
     resume_at: Mono,
     /// Bytes on disk when the last parcel had no room: with fewer there may be some again.
     full_at: Option<u64>,
+    /// Marks and removals that failed are not made up for before.
+    tidy_at: Mono,
     ages: Ages,
 }
 
@@ -128,6 +130,7 @@ impl<D: Disk> Keeper<D> {
             failures: 0,
             resume_at: Mono::default(),
             full_at: None,
+            tidy_at: Mono::default(),
             ages,
         };
         keeper.show();
@@ -145,6 +148,7 @@ impl<D: Disk> Keeper<D> {
         self.take_returns();
         self.store_batch(now, wall);
         self.sync_when_due(now);
+        let tidy_again = self.tidy_when_due(now);
         let read_again = self.restore(now, wall);
         self.note_room();
         self.show();
@@ -157,6 +161,7 @@ impl<D: Disk> Keeper<D> {
             self.link.set_trouble(None); // the next parcel is the probe
         }
         read_again
+            .min(tidy_again)
             .min(sync_at)
             .min(resume_at.max(now.after(ROOM_RECHECK)))
     }
@@ -202,6 +207,22 @@ impl<D: Disk> Keeper<D> {
             // The store makes up for it later; a restart before that repeats them.
             self.note_failure("mark profiles as done", &error);
         }
+    }
+
+    /// Makes up for marks and removals that failed, also when nothing else happens: a restart before that sends profiles
+    /// again. Returns when to come for it.
+    fn tidy_when_due(&mut self, now: Mono) -> Mono {
+        if !self.store.is_behind() {
+            return Mono::NEVER;
+        }
+        if now >= self.tidy_at {
+            match self.store.tidy() {
+                Ok(()) => return Mono::NEVER,
+                Err(error) => self.note_failure("mark profiles as done", &error),
+            }
+            self.tidy_at = now.after(PAUSE_MIN);
+        }
+        self.tidy_at
     }
 
     /// Writes what has gathered.
