@@ -235,17 +235,17 @@ impl<D: Disk> Keeper<D> {
             };
             bytes += parcel.ticket.push().bytes;
             self.link.note_taken(parcel.ticket.push());
-            if self.failures > 0 && now < self.resume_at {
+            if self.failures > 0 && now < self.resume_at && !self.link.is_last() {
                 self.gate.forward(parcel);
                 continue;
             }
             match self.append(parcel.ticket.push(), now, wall) {
                 Ok(id) => written.push((parcel, id)),
                 Err(AppendError::Full) => self.refuse_full(parcel),
-                Err(AppendError::TooLarge) => self.gate.forward(parcel),
+                Err(AppendError::TooLarge) => self.keep_in_memory(parcel),
                 Err(AppendError::Io(error)) => {
                     self.pause("write", &error, now);
-                    self.gate.forward(parcel);
+                    self.keep_in_memory(parcel);
                 }
             }
         }
@@ -260,13 +260,15 @@ impl<D: Disk> Keeper<D> {
             .stored_parcels
             .fetch_add(written.len() as u64, Ordering::Relaxed);
         let syncs_now = self.link.stores_all() || self.rules.sync == SpoolSync::Always;
-        if syncs_now && !self.sync(now) {
+        // At the end the kernel has what is written, and nothing else does.
+        let needs_sync = self.link.stores_all() || !self.link.is_last();
+        if syncs_now && !self.sync(now) && needs_sync {
             // Whether they are on disk nobody knows now, so they go on in memory and never come back from there.
             let ids: Vec<RecordId> = written.iter().map(|(_, id)| *id).collect();
             let _ = self.store.done(&ids); // the sync has told of the trouble
             written
                 .into_iter()
-                .for_each(|(parcel, _)| self.gate.forward(parcel));
+                .for_each(|(parcel, _)| self.keep_in_memory(parcel));
             return;
         }
         for (mut parcel, id) in written {
@@ -311,6 +313,15 @@ impl<D: Disk> Keeper<D> {
     fn refuse_full(&mut self, parcel: Parcel) {
         if parcel.is_awaited() {
             parcel.ticket.drop_for(DropReason::Overflow);
+        } else {
+            self.keep_in_memory(parcel);
+        }
+    }
+
+    /// The disk did not take it. At the end nobody is left who could send it.
+    fn keep_in_memory(&self, parcel: Parcel) {
+        if self.link.is_last() {
+            parcel.ticket.drop_for(DropReason::Shutdown);
         } else {
             self.gate.forward(parcel);
         }
