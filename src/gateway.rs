@@ -126,7 +126,8 @@ impl Gateway {
         let mut gates: Vec<&'static Gate> = Vec::new();
         for (index, one) in plan.destinations.iter().enumerate() {
             let gate = Gate::new(DestinationId(index), one.name.clone(), one.queue_limit)
-                .with_pinned_bytes_max(pinned_bytes_max(&plan, one.queue_limit));
+                .with_pinned_bytes_max(pinned_bytes_max(&plan, one.queue_limit))
+                .with_overflow(plan.overflow);
             gates.push(spools.start(gate, one, &plan, &memory)?);
         }
         let (phase, phase_receiver) = watch::channel(Phase::Serving);

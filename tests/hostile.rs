@@ -37,6 +37,8 @@ under_both_engines!(
     dead_destinations_drop_small_bodies,
     dead_destinations_drop_medium_bodies,
     dead_destinations_drop_large_bodies,
+    memory_comes_in_small_pages,
+    spools_stay_within_the_limit,
 );
 
 const MIB: u64 = 1 << 20;
@@ -52,6 +54,77 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// A healthy client is answered within this time, whatever happens beside it: half of the time that SDKs wait (10 s), on a
 /// machine that runs other tests too.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(5);
+
+/// Bodies of all sizes go to the spools of two destinations that are dead, and come back when they live again: each spool's
+/// thread has buffers, too.
+fn spools_stay_within_the_limit(engine: &str) {
+    const PUSHES: usize = 600;
+    let spool = tempfile::tempdir().expect("a folder");
+    let absent = [Absent::new(), Absent::new()];
+    let urls: Vec<String> = absent.iter().map(Absent::url).collect();
+    let folder = spool.path().to_str().expect("a plain path");
+    let limits = [
+        "--memory-limit",
+        "8MiB",
+        "--queue-limit",
+        "3MiB",
+        "--body-limit",
+        "2MiB",
+    ];
+    let mut flags = to(&urls);
+    flags.extend(
+        [&limits[..], &["--spool", folder, "--ack", "stored"]]
+            .concat()
+            .iter()
+            .map(|flag| (*flag).to_owned()),
+    );
+    let gateway = Gateway::start(engine, &flags);
+    std::thread::scope(|scope| {
+        for client in 0..3 {
+            let mut connection = gateway.client();
+            scope.spawn(move || {
+                for number in 0..PUSHES / 3 {
+                    let body = noise((number * 7_919 + client * 104_729) % 600_000 + 1, 0);
+                    let answer = connection
+                        .post("/ingest?name=app", &[], &body)
+                        .expect("an answer");
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                }
+            });
+        }
+    });
+    let peers = absent.map(Absent::appear);
+    peers.iter().for_each(|peer| drop(peer.take(PUSHES)));
+    let memory = Memory {
+        limit: 8 * MIB,
+        cores: 1,
+        destinations: 2,
+        spools: 2,
+        connections: 3,
+    };
+    memory.assert_kept(&gateway, &format!("{engine}: {PUSHES} bodies through two spools"));
+    gateway.end_whole();
+}
+
+/// With huge pages the formula would not hold on hosts that have them, where `--memory-limit` is small. What the program began
+/// with may lie in some.
+fn memory_comes_in_small_pages(engine: &str) {
+    let peer = Peer::start();
+    let gateway = Gateway::before(engine, &[&peer], &[]);
+    let huge = || {
+        let maps = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", gateway.process.id()));
+        let maps = maps.expect("the process lives");
+        let huge = maps.lines().find_map(|line| line.strip_prefix("AnonHugePages:"));
+        huge.expect("the kernel tells it").trim().to_owned()
+    };
+    let before = huge();
+    let mut client = gateway.client();
+    for size in (1..100).map(|step| step * 5_000) {
+        let answer = client.post("/ingest?name=app", &[], &vec![b'.'; size]);
+        assert_eq!(answer.expect("an answer").status, 200);
+    }
+    assert_eq!(huge(), before);
+}
 
 #[test]
 fn the_formula_of_memory_is_the_one_on_the_page() {
@@ -170,6 +243,7 @@ fn a_crowd_that_is_slow_disturbs_nobody(engine: &str) {
         limit: 16 * MIB,
         cores: 1,
         destinations: 1,
+        spools: 0,
         connections: clients as u64 + 1,
     };
     memory.assert_kept(&gateway, &format!("{engine}: {clients} slow clients"));
@@ -455,6 +529,7 @@ fn swell(engine: &str, cases: Vec<Swelling>) {
             limit: 96 * MIB,
             cores: 1,
             destinations: 1,
+            spools: 0,
             connections: case.at_once as u64 + 1,
         };
         memory.assert_kept(
@@ -616,6 +691,7 @@ fn endless_answers_stay_within_the_limit(engine: &str) {
             limit: 8 * MIB,
             cores: 1,
             destinations: 1,
+            spools: 0,
             connections: 1,
         };
         memory.assert_kept(&gateway, &format!("{engine}: {PUSHES} times {name}"));
@@ -788,6 +864,7 @@ fn dead_destinations(engine: &str, overflow: &str, bytes: usize) {
         limit: 64 * MIB,
         cores: 1,
         destinations: 2,
+        spools: 0,
         connections: CLIENTS + 1,
     };
     let (took, turned_away) = (accepted.load(Ordering::Acquire), refused.load(Ordering::Acquire));

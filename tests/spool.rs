@@ -26,6 +26,7 @@ under_both_engines!(
     new_profiles_do_not_wait_for_the_backlog,
     a_second_gateway_is_kept_out,
     a_full_disk_is_survived_and_left_behind,
+    a_disk_that_was_full_a_moment_ago_takes_the_rest_at_the_end,
     under_stored_a_full_disk_means_waiting_for_delivery,
     damage_costs_what_it_hits,
     a_spool_that_may_not_overflow_refuses,
@@ -369,6 +370,28 @@ fn a_full_disk_is_survived_and_left_behind(engine: &str) {
         "nothing is lost but for want of room: {farewell:?}"
     );
     assert!(lost > 0 && farewell.undecided == 0, "{farewell:?}");
+}
+
+/// After failures the disk is left alone for seconds, which a shutdown does not have: it tries the disk at once.
+fn a_disk_that_was_full_a_moment_ago_takes_the_rest_at_the_end(engine: &str) {
+    let Some(disk) = SmallDisk::mount("a_disk_that_was_full_a_moment_ago_takes_the_rest_at_the_end") else {
+        return;
+    };
+    let ballast = disk.path().join("ballast");
+    let absent = Absent::new();
+    let url = absent.url();
+    let flags = ["--drain-timeout", "100ms"];
+    let mut gateway = start(engine, &url, disk.path(), &flags);
+    fill(&ballast);
+    push_all(&gateway, 0..20);
+    gateway.logged("cannot be written");
+    fs::remove_file(&ballast).expect("room is made");
+    let first = farewell(gateway);
+    assert_eq!((first.spooled, first.lost()), (20, 0), "{first:?}");
+    let peer = absent.appear();
+    let gateway = start(engine, &url, disk.path(), &flags);
+    assert_eq!(take(&peer, 20), once_each(0..20));
+    gateway.end_whole();
 }
 
 fn under_stored_a_full_disk_means_waiting_for_delivery(engine: &str) {

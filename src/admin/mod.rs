@@ -81,7 +81,7 @@ impl Observed {
 
     /// Time since the process started.
     pub fn uptime(&self) -> Duration {
-        clock::unix_now().saturating_sub(Duration::from_millis(self.started_unix_ms))
+        clock::uptime()
     }
 }
 

@@ -25,6 +25,7 @@ pub const EXIT_USAGE: u8 = 64;
 /// # Errors
 /// When it cannot start: what could not be had, and what to do.
 pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    runtime::take_small_pages();
     let plan = match settle::plan(flags) {
         Ok(plan) => plan,
         Err(troubles) => return Ok(usage::tell(&troubles, false)),

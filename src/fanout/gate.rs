@@ -11,10 +11,11 @@ use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
 
 use super::Parcel;
-use super::push::Push;
+use super::push::{AckMode, Push};
 use super::spool_link::{Return, SpoolLink};
 use super::status::Status;
 use super::ticket::{DropReason, Outcome};
+use crate::config::Overflow;
 use crate::runtime::clock;
 use crate::runtime::doorbell::Doorbell;
 
@@ -44,6 +45,7 @@ pub struct Gate {
     pub status: Status,
     bytes_max: u64,
     pinned_bytes_max: u64,
+    drops_oldest: bool,
     spool: Option<SpoolLink>,
     closing: AtomicBool,
     sender: Sender<Parcel>,
@@ -184,6 +186,7 @@ impl Gate {
             status: Status::default(),
             bytes_max,
             pinned_bytes_max: u64::MAX,
+            drops_oldest: true,
             spool: None,
             closing: AtomicBool::new(false),
             sender,
@@ -198,6 +201,16 @@ impl Gate {
     pub fn with_pinned_bytes_max(self, pinned_bytes_max: u64) -> Self {
         Self {
             pinned_bytes_max,
+            ..self
+        }
+    }
+
+    /// Says what gives way when it is full: its oldest parcel, or new pushes. What was taken in on the spool's account, which
+    /// then had no room after all, stays in memory under [`Overflow::Refuse`].
+    #[must_use]
+    pub fn with_overflow(self, overflow: Overflow) -> Self {
+        Self {
+            drops_oldest: overflow == Overflow::DropOldest,
             ..self
         }
     }
@@ -223,8 +236,12 @@ impl Gate {
             .held_weight
             .load(Ordering::Relaxed)
             .saturating_sub(push.weight());
-        let is_full = others > 0 && self.exceeds(1) || self.sender.is_full();
-        if is_full && !self.spool.as_ref().is_some_and(SpoolLink::has_room) {
+        let is_full = others > 0 && self.exceeds(1);
+        // What a client waits for at a destination never goes to the spool.
+        let may_be_spooled = matches!(push.ack_mode(), AckMode::Detached | AckMode::Stored);
+        let has_room =
+            may_be_spooled && !self.exceeds(2) && self.spool.as_ref().is_some_and(SpoolLink::has_room);
+        if is_full && !has_room || self.sender.is_full() {
             self.unreserve(push);
             return false;
         }
@@ -308,7 +325,7 @@ impl Gate {
         }
         // Its consumer makes room from its oldest; where it does not come to that (an archive's disk hangs), nobody else may
         // suffer, and what lies here makes room instead.
-        while self.exceeds(2) && self.receiver.len() > 1 {
+        while self.drops_oldest && self.exceeds(2) && self.receiver.len() > 1 {
             match self.receiver.try_recv() {
                 Ok(oldest) => self.evict(oldest, DropReason::Overflow),
                 Err(_) => break,
@@ -321,6 +338,21 @@ impl Gate {
     pub fn evict(&self, parcel: Parcel, reason: DropReason) {
         if let Err(parcel) = self.spool_away(parcel) {
             parcel.ticket.drop_for(reason);
+        }
+    }
+
+    /// Takes the oldest parcel out of memory because it is too much: to the spool, or else it is dropped where it may be.
+    ///
+    /// # Errors
+    /// The parcel, when the spool does not take it and nothing may be dropped (`--overflow refuse`).
+    pub fn make_room(&self, parcel: Parcel) -> Result<(), Parcel> {
+        match self.spool_away(parcel) {
+            // One that is stored stays there.
+            Err(parcel) if self.drops_oldest || parcel.ticket.is_stored() => {
+                parcel.ticket.drop_for(DropReason::Overflow);
+                Ok(())
+            }
+            other => other,
         }
     }
 
@@ -575,9 +607,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::push::tests::push;
-    use super::super::{AckMode, Fanout, OfferRefused};
+    use super::super::{Fanout, OfferRefused};
     use super::*;
-    use crate::config::Overflow;
 
     fn gate(bytes_max: u64) -> &'static Gate {
         Box::leak(Box::new(Gate::new(DestinationId(0), "one".into(), bytes_max)))

@@ -8,7 +8,7 @@ use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::ticket::Outcome;
+use super::ticket::{DropReason, Outcome};
 use crate::profile::connect::Code;
 use crate::profile::route::Route;
 use crate::runtime::clock::Mono;
@@ -208,6 +208,11 @@ impl Push {
         }
         match outcome {
             Outcome::Delivered => ack.delivered.store(true, Ordering::Release),
+            // It would have been stored, and is worth coming back with: what the last attempt was answered is no verdict on it.
+            Outcome::Answered {
+                reason: DropReason::RetriesExhausted,
+                ..
+            } if ack.mode == AckMode::Stored => ack.unanswered.store(true, Ordering::Release),
             Outcome::Answered { status, code, .. } => {
                 let packed =
                     u32::from(status) << 8 | code.map_or(0, |code| u32::from(code.grpc_number()) + 1);
@@ -256,7 +261,6 @@ impl Ack {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::fanout::DropReason;
 
     pub(crate) fn push(bytes: u64, mode: AckMode, destinations: u32) -> Push {
         Push::new(
@@ -328,6 +332,7 @@ pub(crate) mod tests {
             (AckMode::Stored, &[ok, ok, ok], Some(Verdict::Accepted)),
             (AckMode::Stored, &[gone, ok, ok], Some(Verdict::NotStored)),
             (AckMode::Stored, &[gone, bad, ok], Some(relayed_400)),
+            (AckMode::Stored, &[busy, ok, ok], Some(Verdict::NotStored)),
         ] {
             assert_eq!(verdict(mode, outcomes), expected, "{mode:?} {outcomes:?}");
         }

@@ -133,16 +133,19 @@ impl SpoolLink {
         self.is_well() && !self.is_behind()
     }
 
-    /// Whether there is room on disk, and the disk keeps up. At the end everything is tried once.
+    /// Whether there is room on disk, and the disk works and keeps up. At the end everything is tried once.
     pub(super) fn has_room(&self) -> bool {
-        let is_full = self.is_full.load(Ordering::Relaxed) && !self.is_last.load(Ordering::Acquire);
-        self.takes() && !is_full
+        self.is_last() || self.takes() && !self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// Whether the gateway leaves: what cannot be stored now is lost.
+    pub fn is_last(&self) -> bool {
+        self.is_last.load(Ordering::Acquire)
     }
 
     /// Whether as much waits to be stored as may.
     pub fn is_behind(&self) -> bool {
-        !self.is_last.load(Ordering::Acquire)
-            && self.waiting_bytes.load(Ordering::Relaxed) >= self.waiting_bytes_max
+        !self.is_last() && self.waiting_bytes.load(Ordering::Relaxed) >= self.waiting_bytes_max
     }
 
     /// Whether the disk takes what it is given.

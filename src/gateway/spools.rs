@@ -71,7 +71,9 @@ impl Spools {
             sync: spool.sync,
             drops_oldest: plan.overflow == Overflow::DropOldest,
         };
-        if let (Some(link), Some(keeper)) = (gate.spool(), Keeper::new(gate, store, memory.clone(), rules)) {
+        let clock = (clock::wall(), clock::boot());
+        let keeper = Keeper::new(gate, store, memory.clone(), rules, clock);
+        if let (Some(link), Some(keeper)) = (gate.spool(), keeper) {
             let thread = keeper::start(keeper).with_context(context)?;
             self.running.push((link, thread));
         }

@@ -122,7 +122,10 @@ impl Desk {
         }
         while gate.is_over_budget() {
             let Some(parcel) = self.take_oldest() else { break };
-            gate.evict(parcel, DropReason::Overflow);
+            if let Err(parcel) = gate.make_room(parcel) {
+                self.queue.put_back(parcel.ticket.push().accepted, parcel);
+                break;
+            }
         }
         let limit = self.age_limit(now);
         while self.oldest().is_some_and(|oldest| oldest < limit) {

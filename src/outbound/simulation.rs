@@ -31,7 +31,7 @@ use crate::fanout::{
     AckMode, DestinationId, DropReason, Fanout, Gate, OfferRefused, Outcome, Parcel, Push, SpoolLink, Verdict,
 };
 use crate::profile::route::Route;
-use crate::runtime::clock::Mono;
+use crate::runtime::clock::{Mono, Wall};
 use crate::runtime::pool::MemoryBudget;
 use crate::spool::fake::{FakeDisk, Faults, Operation};
 use crate::spool::keeper::{Keeper, Rules};
@@ -44,6 +44,8 @@ const STEPS: usize = 120;
 /// What the clocks show when a history begins; the monotonic one has room for earlier processes' parcels.
 const MONO_START: u64 = 20 * 365 * 24 * 3600 * 1_000_000_000;
 const UNIX_MS_START: u64 = 1_700_000_000_000;
+/// The machine is never booted anew, which a spool would only notice by its clocks.
+const BOOT: u64 = 1;
 /// Parcels that a crossing holds here, so that it runs over too.
 const CROSSING: usize = 64;
 /// A push without a body weighs so much, and none here weighs more than that and `BODY_MAX`.
@@ -290,7 +292,8 @@ impl World {
             setting.queue_bytes_max,
             CROSSING,
         )
-        .with_pinned_bytes_max(setting.pinned_bytes_max);
+        .with_pinned_bytes_max(setting.pinned_bytes_max)
+        .with_overflow(setting.overflow);
         let gate = if setting.has_spool {
             gate.with_spool(SpoolLink::new(
                 setting.mode == AckMode::Stored,
@@ -302,7 +305,8 @@ impl World {
         let gate: &'static Gate = Box::leak(Box::new(gate));
         let keeper = gate.spool().and_then(|_| {
             let (store, _) = Store::open(disk.clone(), setting.store).expect("it can be listed");
-            Keeper::new(gate, store, self.memory.clone(), setting.rules())
+            let clock = (self.wall(), BOOT);
+            Keeper::new(gate, store, self.memory.clone(), setting.rules(), clock)
         });
         Site {
             gate,
@@ -336,6 +340,13 @@ impl World {
 
     fn unix_ms(&self) -> u64 {
         UNIX_MS_START + self.now_ms
+    }
+
+    fn wall(&self) -> Wall {
+        Wall {
+            unix_ms: self.unix_ms(),
+            boot_ms: self.now_ms,
+        }
     }
 
     fn run(&mut self) {
@@ -512,12 +523,12 @@ impl World {
 
     /// Returns when the keeper wants to come again.
     fn step_keeper(&mut self, index: usize) -> Mono {
-        let (now, unix_ms) = (self.now(), self.unix_ms());
+        let (now, wall) = (self.now(), self.wall());
         let site = &mut self.sites[index];
         let Some(keeper) = &mut site.keeper else {
             return Mono::NEVER;
         };
-        let wake_at = keeper.step(now, unix_ms);
+        let wake_at = keeper.step(now, wall);
         let store = keeper.store();
         if store.is_behind() {
             self.seen.insert("behind");
@@ -842,11 +853,13 @@ impl World {
                 wake_at = wake_at.min(desk_at.unwrap_or(Mono::NEVER));
             }
             self.check();
-            let has_ended = |site: &Site| {
+            let has_ended = |site: &mut Site| {
                 let link = site.gate.spool();
-                site.gate.held_parcels() == 0 && link.is_none_or(SpoolLink::is_idle)
+                let is_idle = site.gate.held_parcels() == 0 && link.is_none_or(SpoolLink::is_idle);
+                let is_behind = |keeper: &mut Keeper<FakeDisk>| keeper.store().is_behind();
+                is_idle && !site.keeper.as_mut().is_some_and(is_behind)
             };
-            if self.sites.iter().all(has_ended) {
+            if self.sites.iter_mut().all(has_ended) {
                 return self.check_end();
             }
             let is_same = self
@@ -874,6 +887,10 @@ impl World {
         for site in &mut self.sites {
             if let Some(keeper) = &mut site.keeper {
                 assert_eq!(keeper.store().totals().left.parcels, 0);
+                assert!(
+                    on_disk(&site.disk).is_empty(),
+                    "the next start would send them again"
+                );
             }
             let dropped = site.dropped_before + site.gate.books().dropped_total().parcels;
             let missing = site.offered.difference(&site.delivered).count() as u64;
@@ -912,12 +929,21 @@ impl Site {
         assert_eq!(books.in_flight, self.wire.len() as u64);
         assert_eq!(self.desk.in_flight(), self.wire.len());
         assert_eq!(self.dropped(DropReason::Abandoned), 0);
+        if setting.overflow == Overflow::Refuse && setting.mode == AckMode::Detached {
+            let overflow = self.dropped(DropReason::Overflow);
+            assert_eq!(overflow, 0, "dropped although pushes may be refused");
+        }
         self.check_memory(setting, 2);
     }
 
     /// At most `times` the queue limit is held, and what may wait for the disk, and one each. Twice the limit is what the
-    /// crossing allows before the writer core comes.
+    /// crossing allows before the writer core comes, and what stays in memory where nothing may be dropped and the spool had
+    /// no room after all.
     fn check_memory(&self, setting: &Setting, times: u64) {
+        let times = match setting.overflow {
+            Overflow::Refuse => 2,
+            Overflow::DropOldest => times,
+        };
         if self.gate.spool().is_some_and(|link| !link.may_read()) {
             return; // a process that leaves moves all it has to the disk
         }

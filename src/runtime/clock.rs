@@ -43,6 +43,15 @@ impl Mono {
     }
 }
 
+/// What the clocks show that outlive the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wall {
+    /// Milliseconds since the unix epoch. Jumps when somebody sets it.
+    pub unix_ms: u64,
+    /// Milliseconds since the machine booted, sleep included. Never jumps.
+    pub boot_ms: u64,
+}
+
 thread_local! {
     static RECENT: Cell<Mono> = const { Cell::new(Mono(0)) };
 }
@@ -58,6 +67,11 @@ pub fn now() -> Mono {
     let now = Mono(ORIGIN).after(start.elapsed());
     RECENT.set(now);
     now
+}
+
+/// Time since the first call of [`now`] in this process, which is while it starts.
+pub fn uptime() -> Duration {
+    now().since(Mono(ORIGIN))
 }
 
 /// The latest reading of [`now`] on this thread: exact where the same turn of the loop has called it, and on a core never
@@ -82,6 +96,23 @@ pub fn follow_wall_clock() -> i64 {
     let offset = unix_ms.saturating_sub_unsigned(now().0 / 1_000_000);
     WALL_OFFSET_MS.store(offset, Ordering::Relaxed);
     offset
+}
+
+/// Both clocks that outlive the process.
+pub fn wall() -> Wall {
+    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(boot.tv_sec).unwrap_or_default();
+    Wall {
+        unix_ms: u64::try_from(unix_now().as_millis()).unwrap_or(u64::MAX),
+        boot_ms: seconds * 1_000 + u64::try_from(boot.tv_nsec / 1_000_000).unwrap_or_default(),
+    }
+}
+
+/// A number that tells this boot of the machine from others. Where the kernel does not say, it is this process's own.
+pub fn boot() -> u64 {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    let id = id.and_then(|id| uuid::Uuid::parse_str(id.trim()).ok());
+    id.unwrap_or_else(uuid::Uuid::new_v4).as_u64_pair().0
 }
 
 /// Wall-clock time since the unix epoch; zero if the clock stands before it.

@@ -2,7 +2,7 @@
 //!
 //! A [`Buffer`] is filled by the kernel, then frozen into `Bytes`; the segments of a body are slices of it. When the
 //! last segment is gone the memory returns to the pool of the core that dropped it, or to the allocator when that pool
-//! is full. Nothing is zeroed and nothing is copied.
+//! is full or the thread is no core (spools, archives, the control plane). Nothing is zeroed and nothing is copied.
 //!
 //! ```text
 //!  acquire(want) ─▶ Buffer ──recv──▶ Buffer ──freeze(charge)──▶ Bytes ─slice▶ segments ──▶ last drop
@@ -91,12 +91,23 @@ impl Drop for Charge {
 pub type Buffer = Vec<u8>;
 
 thread_local! {
-    static POOL: RefCell<Pool> = RefCell::new(Pool { classes: std::array::from_fn(|_| Vec::new()), bytes: 0 });
+    static POOL: RefCell<Pool> = RefCell::new(Pool {
+        classes: std::array::from_fn(|_| Vec::new()),
+        bytes: 0,
+        bytes_max: 0,
+    });
 }
 
 struct Pool {
     classes: [Vec<Buffer>; CLASSES],
     bytes: usize,
+    /// `bytes ≤ bytes_max`.
+    bytes_max: usize,
+}
+
+/// This thread is a core: it keeps idle buffers.
+pub fn keep_idle_buffers() {
+    POOL.with_borrow_mut(|pool| pool.bytes_max = POOL_BYTES_MAX);
 }
 
 /// An empty buffer with room for at least `want` bytes, its capacity rounded up to a size class.
@@ -131,7 +142,7 @@ pub fn release(mut buffer: Buffer) {
     // A thread that is going away has no pool any more: the memory just goes.
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
-        if pool.bytes + capacity <= POOL_BYTES_MAX {
+        if pool.bytes + capacity <= pool.bytes_max {
             pool.bytes += capacity;
             pool.classes[class].push(buffer);
         }
@@ -222,7 +233,22 @@ mod tests {
     }
 
     #[test]
+    fn only_cores_keep_idle_buffers() {
+        let kept = || POOL.with_borrow(|pool| pool.bytes);
+        std::thread::spawn(move || {
+            release(acquire(4096));
+            assert_eq!(kept(), 0);
+            keep_idle_buffers();
+            release(acquire(4096));
+            assert_eq!(kept(), 4096);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
     fn memory_returns_to_the_pool_with_the_last_slice() {
+        keep_idle_buffers();
         let budget = MemoryBudget::new(10_000);
         let mut buffer = acquire(4096);
         buffer.extend_from_slice(b"hello");

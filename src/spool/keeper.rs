@@ -22,6 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use smallvec::smallvec;
 
+use super::ages::{self, Ages};
 use super::disk::{Disk, RealDisk};
 use super::store::{AppendError, Meta, ReadError, RecordParts, Store, Totals};
 use super::{Damages, Sums};
@@ -30,7 +31,7 @@ use crate::fanout::gate::Amount;
 use crate::fanout::push::PushParts;
 use crate::fanout::spool_link::Return;
 use crate::fanout::{AckMode, DropReason, Gate, Parcel, Push, RecordId, SpoolLink, Ticket};
-use crate::runtime::clock::{self, Mono};
+use crate::runtime::clock::{self, Mono, Wall};
 use crate::runtime::pool::{self, MemoryBudget};
 
 /// Parcels of one batch, so that a sync answers for a bounded number of clients.
@@ -77,6 +78,9 @@ pub struct Keeper<D: Disk> {
     resume_at: Mono,
     /// Bytes on disk when the last parcel had no room: with fewer there may be some again.
     full_at: Option<u64>,
+    /// Marks and removals that failed are not made up for before.
+    tidy_at: Mono,
+    ages: Ages,
 }
 
 /// Starts the thread of one spool, which ends some time after [`SpoolLink::finish`].
@@ -89,7 +93,7 @@ pub fn start(mut keeper: Keeper<RealDisk>) -> io::Result<JoinHandle<()>> {
         loop {
             let is_finishing = keeper.link.is_finishing();
             let now = clock::now();
-            let wake_at = keeper.step(now, unix_ms());
+            let wake_at = keeper.step(now, clock::wall());
             if !keeper.link.is_idle() {
                 continue;
             }
@@ -101,20 +105,19 @@ pub fn start(mut keeper: Keeper<RealDisk>) -> io::Result<JoinHandle<()>> {
     })
 }
 
-fn unix_ms() -> u64 {
-    u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX)
-}
-
 impl<D: Disk> Keeper<D> {
-    /// The keeper of `store`, whose outstanding records the gate gets into its books. `None` for a gate without a link.
+    /// The keeper of `store`, whose outstanding records the gate gets into its books. `None` for a gate without a link. `clock`
+    /// is what the clocks show now, and which boot of the machine this is ([`clock::boot`]).
     pub fn new(
         gate: &'static Gate,
         store: Store<D>,
         memory: Arc<MemoryBudget>,
         rules: Rules,
+        clock: (Wall, u64),
     ) -> Option<Self> {
         let link = gate.spool()?;
         gate.recover(amount(store.totals().left));
+        let ages = Ages::open(store.disk(), store.number_next(), clock.0, clock.1);
         let keeper = Self {
             gate,
             link,
@@ -127,6 +130,8 @@ impl<D: Disk> Keeper<D> {
             failures: 0,
             resume_at: Mono::default(),
             full_at: None,
+            tidy_at: Mono::default(),
+            ages,
         };
         keeper.show();
         Some(keeper)
@@ -138,11 +143,13 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Does all that can be done now. Returns when to come again at the latest, if nobody wakes us before.
-    pub fn step(&mut self, now: Mono, unix_ms: u64) -> Mono {
+    pub fn step(&mut self, now: Mono, wall: Wall) -> Mono {
+        self.follow_wall_clock(wall);
         self.take_returns();
-        self.store_batch(now);
+        self.store_batch(now, wall);
         self.sync_when_due(now);
-        let read_again = self.restore(now, unix_ms);
+        let tidy_again = self.tidy_when_due(now);
+        let read_again = self.restore(now, wall);
         self.note_room();
         self.show();
         let sync_at = self.sync_due();
@@ -154,6 +161,7 @@ impl<D: Disk> Keeper<D> {
             self.link.set_trouble(None); // the next parcel is the probe
         }
         read_again
+            .min(tidy_again)
             .min(sync_at)
             .min(resume_at.max(now.after(ROOM_RECHECK)))
     }
@@ -168,6 +176,16 @@ impl<D: Disk> Keeper<D> {
                 "the spool cannot mark delivered profiles; the next start sends them again"
             );
         }
+    }
+
+    /// Where the wall clock has been set, what is written from now on lies apart, so that each record's age is known.
+    fn follow_wall_clock(&mut self, wall: Wall) {
+        if let Some(step_ms) = self.ages.step(wall) {
+            let segment = self.store.close_segment();
+            self.ages.begin(segment, wall);
+            tracing::info!(destination = %self.gate.name, step_ms, "the wall clock was set; profiles in the spool age by the time that passes");
+        }
+        self.ages.forget_before(self.store.first_segment());
     }
 
     fn take_returns(&mut self) {
@@ -191,8 +209,24 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
+    /// Makes up for marks and removals that failed, also when nothing else happens: a restart before that sends profiles
+    /// again. Returns when to come for it.
+    fn tidy_when_due(&mut self, now: Mono) -> Mono {
+        if !self.store.is_behind() {
+            return Mono::NEVER;
+        }
+        if now >= self.tidy_at {
+            match self.store.tidy() {
+                Ok(()) => return Mono::NEVER,
+                Err(error) => self.note_failure("mark profiles as done", &error),
+            }
+            self.tidy_at = now.after(PAUSE_MIN);
+        }
+        self.tidy_at
+    }
+
     /// Writes what has gathered.
-    fn store_batch(&mut self, now: Mono) {
+    fn store_batch(&mut self, now: Mono, wall: Wall) {
         let mut written: Vec<(Parcel, RecordId)> = Vec::new();
         let mut bytes = 0;
         while written.len() < BATCH_PARCELS_MAX && bytes < BATCH_BYTES_MAX {
@@ -201,23 +235,24 @@ impl<D: Disk> Keeper<D> {
             };
             bytes += parcel.ticket.push().bytes;
             self.link.note_taken(parcel.ticket.push());
-            if self.failures > 0 && now < self.resume_at {
+            if self.failures > 0 && now < self.resume_at && !self.link.is_last() {
                 self.gate.forward(parcel);
                 continue;
             }
-            match self.append(parcel.ticket.push()) {
+            match self.append(parcel.ticket.push(), now, wall) {
                 Ok(id) => written.push((parcel, id)),
                 Err(AppendError::Full) => self.refuse_full(parcel),
-                Err(AppendError::TooLarge) => self.gate.forward(parcel),
+                Err(AppendError::TooLarge) => self.keep_in_memory(parcel),
                 Err(AppendError::Io(error)) => {
                     self.pause("write", &error, now);
-                    self.gate.forward(parcel);
+                    self.keep_in_memory(parcel);
                 }
             }
         }
         if written.is_empty() {
             return;
         }
+        self.ages.save(self.store.disk());
         self.gate.doorbell.ring(); // there is room again for what had to stay in memory
         self.dirty_since.get_or_insert(now);
         self.link
@@ -225,13 +260,15 @@ impl<D: Disk> Keeper<D> {
             .stored_parcels
             .fetch_add(written.len() as u64, Ordering::Relaxed);
         let syncs_now = self.link.stores_all() || self.rules.sync == SpoolSync::Always;
-        if syncs_now && !self.sync(now) {
+        // At the end the kernel has what is written, and nothing else does.
+        let needs_sync = self.link.stores_all() || !self.link.is_last();
+        if syncs_now && !self.sync(now) && needs_sync {
             // Whether they are on disk nobody knows now, so they go on in memory and never come back from there.
             let ids: Vec<RecordId> = written.iter().map(|(_, id)| *id).collect();
             let _ = self.store.done(&ids); // the sync has told of the trouble
             written
                 .into_iter()
-                .for_each(|(parcel, _)| self.gate.forward(parcel));
+                .for_each(|(parcel, _)| self.keep_in_memory(parcel));
             return;
         }
         for (mut parcel, id) in written {
@@ -245,9 +282,9 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Writes one push, the oldest making room where they may.
-    fn append(&mut self, push: &Push) -> Result<RecordId, AppendError> {
+    fn append(&mut self, push: &Push, now: Mono, wall: Wall) -> Result<RecordId, AppendError> {
         let parts = RecordParts {
-            accepted_unix_ms: push.accepted_unix_ms,
+            accepted_unix_ms: ages::stamp(push.accepted, now, wall),
             route: push.route,
             profiles: push.profiles,
             profile_bytes: push.profile_bytes,
@@ -276,6 +313,15 @@ impl<D: Disk> Keeper<D> {
     fn refuse_full(&mut self, parcel: Parcel) {
         if parcel.is_awaited() {
             parcel.ticket.drop_for(DropReason::Overflow);
+        } else {
+            self.keep_in_memory(parcel);
+        }
+    }
+
+    /// The disk did not take it. At the end nobody is left who could send it.
+    fn keep_in_memory(&self, parcel: Parcel) {
+        if self.link.is_last() {
+            parcel.ticket.drop_for(DropReason::Shutdown);
         } else {
             self.gate.forward(parcel);
         }
@@ -317,7 +363,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Reads back what there is room for. Returns when to look again.
-    fn restore(&mut self, now: Mono, unix_ms: u64) -> Mono {
+    fn restore(&mut self, now: Mono, wall: Wall) -> Mono {
         while self.link.may_read() && self.out.len() < OUT_PARCELS_MAX && self.out_bytes < OUT_BYTES_MAX {
             let before = self.store.totals();
             let meta = self.store.peek();
@@ -330,7 +376,7 @@ impl<D: Disk> Keeper<D> {
                     return now.after(PAUSE_MIN);
                 }
             };
-            let age = Duration::from_millis(unix_ms.saturating_sub(meta.accepted_unix_ms));
+            let age = self.ages.of(meta.id.segment, meta.accepted_unix_ms, wall);
             if age > self.rules.max_age {
                 self.give_up(&meta, DropReason::TooOld);
                 continue;

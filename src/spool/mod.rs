@@ -9,6 +9,7 @@
 //!  DIR/<destination>/0000000000000001.spool      a segment: records, one behind the other
 //!                    0000000000000001.done       its done marks
 //!                    0000000000000002.spool      ...
+//!                    clock                       how the wall clock was set when segments were written (ages.rs)
 //! ```
 //! Folders are 0700, files 0600. All numbers in files are little-endian, all checksums CRC-32 (the one of zip and gzip).
 //!
@@ -53,6 +54,7 @@
 //! # Sums
 //! Half a byte of memory for each stored record (`segment.rs`), for 10 GiB of 10 KiB records 512 KiB.
 
+pub mod ages;
 pub mod damage;
 pub mod disk;
 #[cfg(test)]
@@ -111,5 +113,7 @@ fn number_in(name: &str, ending: &str) -> Option<u64> {
 
 const SEGMENT_ENDING: &str = ".spool";
 const MARKS_ENDING: &str = ".done";
+/// What the clocks showed when segments were written, see [`ages`].
+const CLOCK_NAME: &str = "clock";
 /// Names keep their 16 digits; a million segments a second reach this in 285 years.
 const NUMBER_MAX: u64 = 8_999_999_999_999_999;

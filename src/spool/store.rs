@@ -317,6 +317,11 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// Where it lies.
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
     /// The limits it was opened with.
     pub fn limits(&self) -> StoreLimits {
         self.limits
@@ -389,6 +394,24 @@ impl<D: Disk> Store<D> {
             self.out = self.out.plus(id.sums());
         }
         Ok(id)
+    }
+
+    /// Closes the segment that is appended to. Returns the number that the next one has at least.
+    pub fn close_segment(&mut self) -> u64 {
+        self.seal();
+        self.number_next
+    }
+
+    /// The number that the next segment has at least.
+    pub fn number_next(&self) -> u64 {
+        self.number_next
+    }
+
+    /// The number of the first segment, or that of the next one where there is none.
+    pub fn first_segment(&self) -> u64 {
+        self.segments
+            .first_key_value()
+            .map_or(self.number_next, |(number, _)| *number)
     }
 
     /// Begins a new segment.

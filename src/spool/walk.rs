@@ -13,7 +13,7 @@ use super::recover::{Files, Kind, damage, open, understand};
 use super::scan::{Scan, Step};
 use super::segment::Sums;
 use super::store::{Meta, read_payload};
-use super::{MARKS_ENDING, SEGMENT_ENDING, folder_name, number_in, segment_name};
+use super::{CLOCK_NAME, MARKS_ENDING, SEGMENT_ENDING, folder_name, number_in, segment_name};
 use crate::profile::query::unpercent;
 
 /// What a walk comes by.
@@ -254,9 +254,8 @@ pub fn delete(one: &DestinationFolder) -> io::Result<()> {
 
 /// Whether a file of this name in a destination's folder is one of ours.
 fn is_ours(name: &str) -> bool {
-    [SEGMENT_ENDING, MARKS_ENDING]
-        .iter()
-        .any(|ending| number_in(name, ending).is_some())
+    let is_numbered = |ending: &&str| number_in(name, ending).is_some();
+    name == CLOCK_NAME || [SEGMENT_ENDING, MARKS_ENDING].iter().any(is_numbered)
 }
 
 /// The destination of a folder's name: [`folder_name`] backwards.

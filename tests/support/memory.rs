@@ -13,6 +13,8 @@ const BASE: u64 = 32 << 20;
 const PER_CORE: u64 = 8 << 20;
 /// Each destination: its crossing between cores.
 const PER_DESTINATION: u64 = 2 << 20;
+/// Each destination's spool: its thread has buffers of all sizes, of which the allocator keeps some for later, too.
+const PER_SPOOL: u64 = 16 << 20;
 /// Each request that may be under way to a destination: what the head of an answer may grow to (72 KiB, in a buffer that
 /// doubles).
 const PER_REQUEST: u64 = 128 << 10;
@@ -24,10 +26,10 @@ const PER_CONNECTION: u64 = 8 << 10;
 /// The formula as the page writes it.
 pub fn formula() -> String {
     let (base, core, destination) = (BASE >> 20, PER_CORE >> 20, PER_DESTINATION >> 20);
-    let (request, connection) = (PER_REQUEST >> 10, PER_CONNECTION >> 10);
+    let (spool, request, connection) = (PER_SPOOL >> 20, PER_REQUEST >> 10, PER_CONNECTION >> 10);
     format!(
         "--memory-limit + {base} MiB + {core} MiB per core + ({destination} MiB + {request} KiB * inflight) per destination \
-         + {connection} KiB per client connection"
+         + {spool} MiB per destination with a spool + {connection} KiB per client connection"
     )
 }
 
@@ -40,6 +42,8 @@ pub struct Memory {
     pub cores: u64,
     /// Number of `--to`.
     pub destinations: u64,
+    /// How many of them have a spool.
+    pub spools: u64,
     /// Most client connections at a time.
     pub connections: u64,
 }
@@ -49,6 +53,7 @@ impl Memory {
     pub fn allowed(&self) -> u64 {
         let per_destination = PER_DESTINATION + INFLIGHT * PER_REQUEST;
         let parts = BASE + self.cores * PER_CORE + self.destinations * per_destination;
+        let parts = parts + self.spools * PER_SPOOL;
         self.limit + parts + self.connections * PER_CONNECTION
     }
 
