@@ -65,7 +65,10 @@ pub fn classify(asked: Asked<'_>, reply: &Reply, leniency: Leniency) -> Decision
     let (status, route) = (reply.status, asked.route);
     let code = match route {
         Route::Ingest => None,
-        Route::Push => connect::error_code(status, reply.content_type.as_deref(), &reply.body),
+        Route::Push => {
+            let is_cut = reply.body.len() >= BODY_BYTES_KEPT;
+            connect::error_code(status, reply.content_type.as_deref(), &reply.body, is_cut)
+        }
     };
     let give_up = |reason| Decision::GiveUp(Outcome::Answered { status, code, reason });
     let retry = Decision::Retry {
