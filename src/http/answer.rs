@@ -139,7 +139,8 @@ impl<'a> Answer<'a> {
         put(out, format_args!("{:03} ", self.status));
         out.extend_from_slice(reason_phrase(self.status).as_bytes());
         out.extend_from_slice(b"\r\n");
-        if let Some(content_type) = self.content_type {
+        // Of a body that is not sent (a relayed 304) nothing is said, as in Go.
+        if let Some(content_type) = self.content_type.filter(|_| may_have_body(self.status)) {
             put_header(out, "Content-Type", content_type);
         }
         for (name, value) in self.headers {

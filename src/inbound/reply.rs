@@ -91,13 +91,15 @@ pub fn grpc_error<R>(
     write: impl FnOnce(&Answer<'_>) -> R,
 ) -> R {
     let (number, message) = (code.grpc_number().to_string(), grpc_web::percent_encode(message));
+    let headers = [
+        ("Grpc-Encoding", "gzip"),
+        ("Grpc-Accept-Encoding", "gzip"),
+        ("Grpc-Status", &number),
+        ("Grpc-Message", &message),
+    ];
     write(&Answer {
         content_type: Some(dress.codec.as_str()),
-        headers: &[
-            ("Grpc-Accept-Encoding", "gzip"),
-            ("Grpc-Status", &number),
-            ("Grpc-Message", &message),
-        ],
+        headers: &headers[usize::from(!dress.gzip_answer)..],
         ..Answer::empty(200, connection)
     })
 }

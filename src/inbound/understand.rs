@@ -531,20 +531,22 @@ pub fn dress<L: Lines>(lines: &L) -> Result<Dress, (Option<Dress>, Refusal)> {
     } else {
         (lines.value("content-encoding"), lines.value("accept-encoding"))
     };
-    let plain = Dress {
+    let mut plain = Dress {
         codec,
         gzip_request: false,
         gzip_answer: false,
         timeout: None,
     };
+    let gzip_request = connect::is_gzip_encoded(encoding);
+    plain.gzip_answer = gzip_request.is_ok_and(|gzip| gzip || connect::accepts_gzip(accept));
     let refuse = |code: Code, reason, text: String| {
         (
             Some(plain),
             Refusal::because(code.http_status(), code, reason, text),
         )
     };
-    let gzip_request = connect::is_gzip_encoded(encoding)
-        .map_err(|error| refuse(error.code(), "unsupported_encoding", error.to_string()))?;
+    let gzip_request =
+        gzip_request.map_err(|error| refuse(error.code(), "unsupported_encoding", error.to_string()))?;
     if !is_framed {
         connect::check_version(lines.value("connect-protocol-version"))
             .map_err(|error| refuse(error.code(), "connect_version", error.to_string()))?;
@@ -567,7 +569,7 @@ pub fn dress<L: Lines>(lines: &L) -> Result<Dress, (Option<Dress>, Refusal)> {
     Ok(Dress {
         codec,
         gzip_request,
-        gzip_answer: gzip_request || connect::accepts_gzip(accept),
+        gzip_answer: plain.gzip_answer,
         timeout,
     })
 }
@@ -636,6 +638,10 @@ pub fn message(
         let message = grpc_web::unframe(&segments, dress.gzip_request)?;
         is_gzipped = message.compressed;
         segments = message.segments;
+        if segments.is_empty() && dress.codec.is_json() {
+            // An empty frame is an empty message in every codec.
+            segments.push(Bytes::from_static(b"{}"));
+        }
     }
     if is_gzipped {
         inflate(&segments, body_limit, memory)

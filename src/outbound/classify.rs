@@ -65,7 +65,10 @@ pub fn classify(asked: Asked<'_>, reply: &Reply, leniency: Leniency) -> Decision
     let (status, route) = (reply.status, asked.route);
     let code = match route {
         Route::Ingest => None,
-        Route::Push => connect::error_code(status, reply.content_type.as_deref(), &reply.body),
+        Route::Push => {
+            let is_cut = reply.body.len() >= BODY_BYTES_KEPT;
+            connect::error_code(status, reply.content_type.as_deref(), &reply.body, is_cut)
+        }
     };
     let give_up = |reason| Decision::GiveUp(Outcome::Answered { status, code, reason });
     let retry = Decision::Retry {
@@ -98,13 +101,21 @@ pub fn classify(asked: Asked<'_>, reply: &Reply, leniency: Leniency) -> Decision
             retry
         }
         200..=299 => Decision::Delivered,
-        307 | 308 if leniency.follow_redirects && reply.location.is_some() => Decision::Follow,
+        307 | 308 if leniency.follow_redirects && names_a_place(reply) => Decision::Follow,
         300..=399 => give_up(DropReason::Redirected),
         408 => retry,
         501 => give_up(DropReason::Rejected),
         500..=599 => retry,
         _ => give_up(refusal(status)),
     }
+}
+
+/// An empty `Location` is none, as in Go: it would lead to where it came from.
+fn names_a_place(reply: &Reply) -> bool {
+    reply
+        .location
+        .as_ref()
+        .is_some_and(|location| !location.is_empty())
 }
 
 fn refusal(status: u16) -> DropReason {
@@ -198,6 +209,19 @@ mod tests {
                     expected,
                     "{status}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn a_redirect_to_nowhere_is_not_followed() {
+        for location in [None, Some(Vec::new())] {
+            let reply = Reply {
+                location,
+                ..reply(308, "", "")
+            };
+            for route in [Route::Ingest, Route::Push] {
+                assert_eq!(word(route, &reply), "redirected", "{reply:?}");
             }
         }
     }

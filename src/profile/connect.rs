@@ -3,9 +3,12 @@
 //! (`grpc_web`).
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::Write as _;
 
 use flate2::{Compression, write::GzEncoder};
+use serde::Deserializer as _;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 /// `Accept-Post` of a 415 answer (WIRE.md 3.2).
 pub const ACCEPT_POST: &str = "application/grpc, application/grpc+json, application/grpc+json; charset=utf-8, \
@@ -343,8 +346,9 @@ fn write_json_char(c: char, out: &mut Vec<u8>) {
 
 /// The code in a Connect error answer: `None` when it is no such answer (status 200, another Content-Type than Connect's
 /// two JSON ones, or no known code in the body), so that the status alone decides (WIRE.md 3.3, client side, and Q13).
-/// `body` is the first bytes of the answer, uncompressed.
-pub fn error_code(status: u16, content_type: Option<&[u8]>, body: &[u8]) -> Option<Code> {
+/// `body` is the first bytes of the answer, uncompressed, `is_cut` that there are more: a long message behind the code, as Alloy
+/// writes it, takes nothing from the code.
+pub fn error_code(status: u16, content_type: Option<&[u8]>, body: &[u8], is_cut: bool) -> Option<Code> {
     let is_json = matches!(
         content_type,
         Some(b"application/json" | b"application/json; charset=utf-8")
@@ -352,8 +356,18 @@ pub fn error_code(status: u16, content_type: Option<&[u8]>, body: &[u8]) -> Opti
     if status == 200 || !is_json {
         return None;
     }
-    let parsed: ErrorBody = serde_json::from_slice(body).ok()?;
-    Code::from_name(&parsed.code?)
+    let mut found = ErrorBody { code: None };
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = json.deserialize_map(&mut found).and_then(|()| json.end());
+    let is_good = match read {
+        Ok(()) => true,
+        Err(error) => is_cut && error.is_eof(),
+    };
+    found
+        .code
+        .as_deref()
+        .filter(|_| is_good)
+        .and_then(Code::from_name)
 }
 
 /// The words of a Connect error answer, for which [`error_code`] has found a code; empty where it has none.
@@ -366,11 +380,29 @@ pub fn error_message(body: &[u8]) -> String {
     serde_json::from_slice(body).map_or_else(|_| String::new(), |text: Text| text.message)
 }
 
-/// The part of an error body that decides.
-#[derive(serde::Deserialize)]
-struct ErrorBody<'a> {
-    #[serde(borrow)]
-    code: Option<Cow<'a, str>>,
+/// The part of an error body that decides, filled while the body is read. As in Go, a name is found in any case, and the last of
+/// several counts.
+struct ErrorBody {
+    code: Option<String>,
+}
+
+impl<'de> Visitor<'de> for &mut ErrorBody {
+    type Value = ();
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a Connect error")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<Cow<'_, str>>()? {
+            if name.eq_ignore_ascii_case("code") {
+                self.code = map.next_value()?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Splits a media type into its lower-cased essence and whether `charset=utf-8` was given. `None` if it is
@@ -379,7 +411,7 @@ fn media_type(value: &[u8]) -> Option<(String, bool)> {
     let value = std::str::from_utf8(value).ok()?;
     let mut parts = value.split(';');
     let essence = parts.next()?.trim_matches([' ', '\t']).to_ascii_lowercase();
-    let mut charset = false;
+    let mut charset = None;
     let mut last_empty = false;
     for part in parts {
         let part = part.trim_matches([' ', '\t']);
@@ -396,12 +428,14 @@ fn media_type(value: &[u8]) -> Option<(String, bool)> {
             .strip_prefix('"')
             .and_then(|value| value.strip_suffix('"'))
             .unwrap_or(value);
-        if charset || !name.eq_ignore_ascii_case("charset") || !value.eq_ignore_ascii_case("utf-8") {
+        // A parameter may be repeated with the same value, as Go's `mime` has it.
+        let repeated = charset.is_some_and(|earlier| earlier != value);
+        if repeated || !name.eq_ignore_ascii_case("charset") || !value.eq_ignore_ascii_case("utf-8") {
             return None;
         }
-        charset = true;
+        charset = Some(value);
     }
-    Some((essence, charset))
+    Some((essence, charset.is_some()))
 }
 
 /// A decimal number as Go's `strconv.ParseInt(text, 10, 64)` takes it: an optional sign, then digits only.
@@ -448,7 +482,7 @@ mod tests {
         {
             assert_eq!(Code::from_http_status(status), code, "{status}");
             assert_eq!(
-                error_code(status, Some(b"text/plain"), b"{\"code\":\"aborted\"}"),
+                error_code(status, Some(b"text/plain"), b"{\"code\":\"aborted\"}", false),
                 None,
                 "{status}"
             );
@@ -491,6 +525,27 @@ mod tests {
                 b"{\"code\":\"\\u0061borted\"}",
                 Some(Code::Aborted),
             ),
+            (
+                "name in another case",
+                400,
+                json,
+                b"{\"Code\":\"aborted\"}",
+                Some(Code::Aborted),
+            ),
+            (
+                "the last of several",
+                400,
+                json,
+                b"{\"code\":\"aborted\",\"code\":\"not_found\"}",
+                Some(Code::NotFound),
+            ),
+            (
+                "something behind it",
+                400,
+                json,
+                b"{\"code\":\"aborted\"} x",
+                None,
+            ),
             ("unknown code", 403, json, b"{\"code\":\"nope\"}", None),
             ("no code", 404, json, b"{}", None),
             ("null code", 429, json, b"{\"code\":null}", None),
@@ -506,7 +561,25 @@ mod tests {
             ),
         ];
         for (name, status, content_type, body, expected) in cases {
-            assert_eq!(error_code(*status, *content_type, body), *expected, "{name}");
+            assert_eq!(
+                error_code(*status, *content_type, body, false),
+                *expected,
+                "{name}"
+            );
+        }
+        // Of a long answer the first bytes are kept.
+        for (body, expected) in [
+            (
+                &b"{\"code\":\"not_found\",\"message\":\"lo"[..],
+                Some(Code::NotFound),
+            ),
+            (b"{\"code\":\"not_found\"", Some(Code::NotFound)),
+            (b"{\"message\":\"long", None),
+            (b"{\"code\":\"not_fou", None),
+            (b"{\"code\":\"not_found\",]", None),
+        ] {
+            assert_eq!(error_code(400, json, body, true), expected, "{body:?}");
+            assert_eq!(error_code(400, json, body, false), None, "{body:?}");
         }
     }
 
@@ -556,7 +629,8 @@ mod tests {
             ("application/json;charset=\"utf-8\"", json(true)),
             ("Application/JSON ; Charset=utf-8", json(true)),
             ("application/json; charset=latin1", None),
-            ("application/json; charset=utf-8; charset=utf-8", None),
+            ("application/json; charset=utf-8; charset=utf-8", json(true)),
+            ("application/json; charset=utf-8; charset=UTF-8", None),
             ("application/json; q=1", None),
             ("application/json; charset", None),
             ("application/x-protobuf", None),

@@ -11,14 +11,16 @@
 mod pattern;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Deref;
 
 use md5::{Digest as _, Md5};
 use regex::{Captures, Regex};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::profile::labels::{LabelLimits, LabelSet, label_name_allowed};
+use crate::profile::labels::{Label, LabelLimits, LabelSet, label_name_allowed};
 
 /// Most rules. Each runs for every series of a push, and has its own compiled regex.
 pub const RULES_MAX: usize = 128;
@@ -241,6 +243,8 @@ pub(crate) enum Outgrown {
 #[derive(Clone, Debug, Default)]
 pub struct Relabel {
     rules: Vec<Rule>,
+    /// Whether one of them is a `labelmap`: only that one cares in which order labels were written.
+    maps: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -281,7 +285,8 @@ impl Relabel {
         }
         let compile = |(index, spec)| Rule::new(spec).map_err(|problem| RuleError { index, problem });
         let rules = specs.iter().enumerate().map(compile).collect::<Result<_, _>>()?;
-        Ok(Self { rules })
+        let maps = specs.iter().any(|spec| spec.action == Action::LabelMap);
+        Ok(Self { rules, maps })
     }
 
     /// Whether there is nothing to do.
@@ -292,8 +297,13 @@ impl Relabel {
     /// Applies the rules to settled labels without empty values, and leaves such labels behind. Labels of which nothing is
     /// left are dropped (in Alloy they are from the second time on: WIRE.md Q24).
     pub(crate) fn apply(&self, labels: &mut LabelSet<'_>, limits: &LabelLimits) -> Result<Fate, Outgrown> {
+        let mut labels = Changing {
+            labels,
+            written: self.maps.then(BTreeMap::new),
+            writes: 0,
+        };
         for rule in &self.rules {
-            if rule.apply(labels, limits)? == Fate::Dropped {
+            if rule.apply(&mut labels, limits)? == Fate::Dropped {
                 return Ok(Fate::Dropped);
             }
             if labels.as_slice().len() > limits.count_max {
@@ -317,7 +327,7 @@ impl Rule {
         })
     }
 
-    fn apply(&self, labels: &mut LabelSet<'_>, limits: &LabelLimits) -> Result<Fate, Outgrown> {
+    fn apply(&self, labels: &mut Changing<'_, '_>, limits: &LabelLimits) -> Result<Fate, Outgrown> {
         let input = self.input(labels);
         let target = self.spec.target_label.as_bytes();
         let drops = match self.spec.action {
@@ -394,9 +404,9 @@ impl Rule {
         Ok(Some((target, value)))
     }
 
-    fn map_names(&self, labels: &mut LabelSet<'_>, limits: &LabelLimits) -> Result<(), Outgrown> {
+    fn map_names(&self, labels: &mut Changing<'_, '_>, limits: &LabelLimits) -> Result<(), Outgrown> {
         let mut mapped = Vec::new();
-        for label in labels.as_slice() {
+        for label in labels.in_order() {
             let name = String::from_utf8_lossy(&label.name);
             let Some(captures) = self.regex.captures(&name) else {
                 continue;
@@ -423,15 +433,68 @@ fn value<'s>(labels: &'s LabelSet<'_>, name: &[u8]) -> Cow<'s, str> {
 }
 
 /// Sets a label; an empty value removes it.
-fn set(labels: &mut LabelSet<'_>, name: &[u8], value: String, limits: &LabelLimits) -> Result<(), Outgrown> {
+fn set(
+    labels: &mut Changing<'_, '_>,
+    name: &[u8],
+    value: String,
+    limits: &LabelLimits,
+) -> Result<(), Outgrown> {
     if name.len() > limits.name_bytes_max {
         return Err(Outgrown::Name);
     }
     if value.len() > limits.value_bytes_max {
         return Err(Outgrown::Value);
     }
-    labels.set_or_remove(Cow::Owned(name.to_vec()), Cow::Owned(value.into_bytes()));
+    labels.note(name, value.is_empty());
+    let (name, value) = (Cow::Owned(name.to_vec()), Cow::Owned(value.into_bytes()));
+    labels.labels.set_or_remove(name, value);
     Ok(())
+}
+
+/// The labels while rules change them, and in which order the rules wrote, for those that care.
+struct Changing<'l, 'a> {
+    labels: &'l mut LabelSet<'a>,
+    /// The names that rules wrote, and which write was the first of each. Removed and written again, a label is a new one.
+    written: Option<BTreeMap<Vec<u8>, u64>>,
+    /// Writes so far.
+    writes: u64,
+}
+
+impl<'a> Changing<'_, 'a> {
+    fn note(&mut self, name: &[u8], removes: bool) {
+        let Some(written) = &mut self.written else { return };
+        self.writes += 1;
+        if removes {
+            written.remove(name);
+        } else if !written.contains_key(name) {
+            written.insert(name.to_vec(), self.writes);
+        }
+    }
+
+    fn retain_names(&mut self, wanted: impl Fn(&[u8]) -> bool) {
+        if let Some(written) = &mut self.written {
+            written.retain(|name, _| wanted(name));
+        }
+        self.labels.retain_names(wanted);
+    }
+
+    /// Those that came, then those that rules wrote: where `labelmap` makes one name of several, the last of them wins, as in
+    /// Prometheus.
+    fn in_order(&self) -> Vec<&Label<'a>> {
+        let mut labels: Vec<_> = self.as_slice().iter().collect();
+        if let Some(written) = &self.written {
+            labels.sort_by_key(|label| written.get(&*label.name));
+        }
+        labels
+    }
+}
+
+impl<'a> Deref for Changing<'_, 'a> {
+    type Target = LabelSet<'a>;
+
+    fn deref(&self) -> &LabelSet<'a> {
+        self.labels
+    }
 }
 
 /// The last 8 bytes of the MD5 sum, big-endian (WIRE.md 6).
@@ -859,6 +922,51 @@ mod tests {
             ),
         ] {
             assert_eq!(applied(&[rule], input).as_deref(), Ok(expected), "{name}");
+        }
+    }
+
+    /// Prometheus walks the labels that came, in order, and then those that rules wrote, in the order of writing.
+    #[test]
+    fn of_several_names_mapped_to_one_the_last_written_wins() {
+        use Action::*;
+        let first_letter = || matching(rule(LabelMap, &[], ""), "(.).*", "$1");
+        let copy = |source: &str, target: &str| rule(Replace, &[source], target);
+        let drop = |name| matching(rule(LabelDrop, &[], ""), name, "$1");
+        for (name, rules, expected) in [
+            ("none was written", vec![], "a=3,ab=2,ac=3"),
+            ("one was", vec![copy("ab", "ab")], "a=2,ab=2,ac=3"),
+            (
+                "two were",
+                vec![copy("ac", "ac"), copy("ab", "ab")],
+                "a=2,ab=2,ac=3",
+            ),
+            (
+                "written twice, it keeps its place",
+                vec![copy("ab", "ab"), copy("ac", "ac"), copy("ab", "ab")],
+                "a=3,ab=2,ac=3",
+            ),
+            (
+                "removed and written again, it is the last",
+                vec![copy("ab", "ab"), copy("ac", "ac"), drop("ab"), copy("ac", "ab")],
+                "a=3,ab=3,ac=3",
+            ),
+            (
+                "removed by an empty value likewise",
+                vec![
+                    copy("ab", "ab"),
+                    copy("x", "ab"),
+                    copy("ac", "ac"),
+                    copy("a", "ab"),
+                ],
+                "a=1,ab=1,ac=3",
+            ),
+        ] {
+            let rules = [rules, vec![first_letter()]].concat();
+            assert_eq!(
+                applied(&rules, "a=1,ab=2,ac=3").as_deref(),
+                Ok(expected),
+                "{name}"
+            );
         }
     }
 

@@ -77,6 +77,9 @@ pub fn route(method_is_post: bool, path: &[u8]) -> Routed {
     let Some(decoded) = unescape_path(path) else {
         return Routed::Malformed;
     };
+    if *decoded == *b"*" {
+        return Routed::NotFound;
+    }
     let clean = clean_path(&decoded);
     if *clean != *decoded {
         return Routed::Redirect(escape_path(&clean));
@@ -185,6 +188,7 @@ mod tests {
             ("1 ingest", true, "/ingest", ingest.clone()),
             ("alias", true, "/pyroscope/ingest", ingest.clone()),
             ("push", true, "/push.v1.PusherService/Push", push.clone()),
+            ("OPTIONS *", false, "*", Routed::NotFound),
             ("2 other method", false, "/ingest", Routed::MethodNotAllowed),
             (
                 "2 other method on the alias",

@@ -87,6 +87,11 @@ fn row_102_success_is_a_message_and_trailers(engine: Engine) {
         );
         assert_eq!(PushRequest::decode(&*received.body).unwrap().series.len(), 1);
     }
+    // An empty frame is an empty message, in JSON too.
+    for content_type in [PROTO, "application/grpc-web+json"] {
+        let answer = send(&gateway, content_type, &[], &frame(0, b""));
+        assert_eq!(frames(&answer.body).len(), 2, "{content_type}");
+    }
     // A trailers frame of the client's is legal and says nothing.
     let body = [frame(0, &good()), frame(0x80, b"x: y\r\n")].concat();
     let answer = send(&gateway, PROTO, &[], &body);
@@ -105,6 +110,17 @@ fn row_103_errors_are_headers(engine: Engine) {
         let message = assert_error(&answer, status);
         assert!(!message.is_empty(), "{name}");
         assert_eq!(answer.header("content-type"), Some(PROTO), "{name}");
+        assert_eq!(answer.header("grpc-encoding"), None, "{name}");
+    }
+    // connect-go names the coding that a message would have had.
+    let accepts = ("Grpc-Accept-Encoding", "gzip");
+    for (name, value, body) in [
+        ("X", "y", frame(0, b"\xff")),
+        ("Grpc-Timeout", "soon", frame(0, &good())),
+    ] {
+        let answer = send(&gateway, PROTO, &[accepts, (name, value)], &body);
+        assert_error(&answer, 3);
+        assert_eq!(answer.header("grpc-encoding"), Some("gzip"), "{name}");
     }
     assert!(a.received().is_empty());
 }

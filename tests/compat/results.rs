@@ -313,6 +313,7 @@ fn row_060_other_redirects_are_failures(engine: Engine) {
     }
     let (answer, _) = outcome(engine, &[304]);
     assert_eq!((answer.status, &*answer.body), (304, &b""[..]));
+    assert_eq!(answer.header("content-type"), None, "of no body nothing is said");
 }
 
 fn row_061_a_relayed_redirect_has_no_location(engine: Engine) {

@@ -257,7 +257,7 @@ fn message_of(answer: &CallAnswer, dress: Dress) -> Result<bool, (Code, String)>
                 format!("the destination answered {status}"),
             )
         };
-        let told = connect::error_code(status, content_type, &answer.body);
+        let told = connect::error_code(status, content_type, &answer.body, false);
         let told = told.map(|code| (code, connect::error_message(&answer.body)));
         return Err(told.unwrap_or_else(plain)).map_err(|(code, mut message)| {
             message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));

@@ -6,6 +6,7 @@
 //! | `[`, `&`, `~` in brackets are themselves | escaped |
 //! | `{` that is no repetition is itself | escaped |
 //! | `\Q...\E` is literal, `\<` is `<` | escaped |
+//! | `\p{^Greek}` is what is not Greek | `\P{Greek}` |
 //! | flags are `imsU` | others are refused |
 //!
 //! What Go knows and the library does not (octal escapes, `\C`) is refused by it.
@@ -109,6 +110,18 @@ fn escape<'t>(rest: &'t str, in_brackets: bool, out: &mut String) -> Result<&'t 
         ('b', false) => out.push_str("(?-u:\\b)"),
         ('B', false) => out.push_str("(?-u:\\B)"),
         ('<' | '>', _) => out.push(c),
+        ('p' | 'P' | 'x', _) if after.starts_with('{') => {
+            let (name, after) = after[1..]
+                .split_once('}')
+                .ok_or("a brace behind a backslash is not closed")?;
+            let (letter, name) = match (c, name.strip_prefix('^')) {
+                ('p', Some(name)) => ('P', name),
+                ('P', Some(name)) => ('p', name),
+                _ => (c, name),
+            };
+            out.push_str(&format!("\\{letter}{{{name}}}"));
+            return Ok(after);
+        }
         ('Q', false) => {
             let (literal, after) = after.split_once("\\E").unwrap_or((after, ""));
             out.push_str(&regex::escape(literal));
@@ -201,6 +214,11 @@ mod tests {
             ("(?i)a", "A", true),
             (r"(?P<x>a)\x62", "ab", true),
             (r"\pL+", "é", true),
+            (r"\p{L}+", "é", true),
+            (r"\p{Greek}", "x", false),
+            (r"\p{^Greek}", "x", true),
+            (r"[\P{^Lu}a]+", "Éa", true),
+            (r"\x{1F600}[\x{e9}]", "\u{1f600}é", true),
             ("", "", true),
             ("", "a", false),
         ] {
@@ -217,6 +235,8 @@ mod tests {
             ("(?x)a", "unknown flag 'x'"),
             (r"\1", "backreference"),
             (r"\C", "unrecognized escape"),
+            (r"\p{L", "not closed"),
+            (r"\p{Nothing}", "not found"),
             ("*", "repetition"),
             (r"(\pL{1000}){1000}", "memory"),
             (&"(".repeat(100), "regex"),
