@@ -854,7 +854,9 @@ impl World {
                 .iter()
                 .zip(&before)
                 .all(|(site, before)| site.gate.books() == *before);
-            if is_same {
+            // Who has been given something has been woken.
+            let is_idle = |site: &Site| site.gate.spool().is_none_or(SpoolLink::is_idle);
+            if is_same && self.sites.iter().all(is_idle) {
                 assert!(wake_at < Mono::NEVER, "something waits and nobody will come");
                 let wait = wake_at.since(self.now()).as_nanos().div_ceil(1_000_000) as u64;
                 self.now_ms += wait.max(1);
