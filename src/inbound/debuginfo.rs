@@ -159,7 +159,8 @@ impl Client {
         body: mpsc::Receiver<Piece>,
         deadline: Mono,
     ) -> Result<Answered, Refusal> {
-        let Some(calls) = self.inbound.setup.fanout.calls() else {
+        let bench = self.inbound.bench();
+        let Some(calls) = bench.course.fanout.calls() else {
             let why = "no destination takes debuginfo: the first http:// or https:// one in --to would";
             return Err(Refusal::debuginfo_unavailable(why.into()));
         };

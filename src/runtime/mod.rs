@@ -15,6 +15,7 @@ pub mod engine;
 pub mod histogram;
 pub mod phase;
 pub mod pool;
+pub mod reserved;
 pub mod socket;
 pub mod stream;
 pub mod sweeper;
