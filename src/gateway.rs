@@ -4,6 +4,7 @@
 //!  control plane (this thread, tokio)            data plane (one thread per core)
 //!   bind, start cores ──────────────────────────▶ inbound and / or destinations
 //!   DNS, secrets, admin port, signals
+//!   reload ── orders ───────────────────────────▶ destinations start, change, end; pushes go another course
 //!   SIGTERM ─ Draining ─────────────────────────▶ stop accepting, finish requests
 //!           ─ wait: listeners, then connections, then queues
 //!           ─ GivingUp (drain timeout) ─────────▶ what waits goes to the spool, or is dropped and counted as "shutdown"
@@ -11,44 +12,44 @@
 //!   print what was delivered and what was lost
 //! ```
 
+mod core;
+mod destinations;
+mod leaving;
+pub mod reload;
 mod spools;
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
-use self::spools::Spools;
-use crate::admin::Observed;
-use crate::config::{AckPolicy, AuthPlan, DestinationPlan, DestinationTarget, Plan};
-use crate::fanout::call::CALLS_WAITING_MAX;
+use self::core::CoreSetup;
+use self::destinations::{Opened, Running, Workshop};
+use self::leaving::Control;
+use crate::admin::{InForce, Listed, Observed, Reloads};
+use crate::config::Plan;
 use crate::fanout::{Calls, DestinationId, DropReason, Fanout, Gate};
-use crate::inbound::http2::{self, SideDoor, Visitors};
+use crate::inbound::http2::{House, SideDoor, Visitors};
 use crate::inbound::tally::Tally;
-use crate::inbound::{Connections, Inbound, InboundSetup};
-use crate::outbound::addresses::{Addresses, Lookup, Resolver};
-use crate::outbound::archive::{self, ArchiveControl, ArchiveSetup};
-use crate::outbound::credentials::Credentials;
-use crate::outbound::destination::{Destination, DestinationSetup};
+use crate::inbound::{Connections, Course, InboundSetup};
+use crate::outbound::addresses::{Lookup, Resolver};
+use crate::outbound::destination::DestinationSetup;
 use crate::outbound::dns;
-use crate::outbound::head::{HeadWriter, Trace};
-use crate::outbound::oauth2::{TokenProblem, Tokens};
-use crate::outbound::secrets::{Keeper, SecretFiles};
 use crate::profile::labels::LabelRules;
 use crate::profile::relabel::Relabel;
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::engine::Verdict;
-use crate::runtime::phase::{self, Phase, PhaseReceiver};
+use crate::runtime::phase::Phase;
 use crate::runtime::pool::MemoryBudget;
-use crate::runtime::sweeper::Sweeper;
-use crate::runtime::tls::client::ClientSide;
 use crate::runtime::tls::files::{self, Watched};
 use crate::runtime::tls::server::ServerSide;
 use crate::runtime::{self, CoreId, socket};
+use crate::spool::Lock;
 
 /// How often a shutdown looks whether all is done.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
@@ -62,12 +63,10 @@ const PROTOCOLS: [&str; 2] = ["h2", "http/1.1"];
 
 /// A running gateway, seen from the control plane.
 pub struct Gateway {
-    /// What it does.
-    pub plan: Arc<Plan>,
+    /// What it does now.
+    plan: Arc<Plan>,
     /// What its cores run on.
     pub engine: Verdict,
-    /// Its destinations.
-    pub gates: Vec<&'static Gate>,
     /// The counters of its inbound cores, and of the side door where there is one.
     pub tallies: Vec<Arc<Tally>>,
     /// Its client connections.
@@ -79,35 +78,21 @@ pub struct Gateway {
     started_unix_ms: u64,
     phase: watch::Sender<Phase>,
     cores: Vec<JoinHandle<std::io::Result<()>>>,
-    archives: Vec<Archive>,
-    spools: Spools,
-    http: Vec<HttpDestination>,
-    keepers: Vec<Keeper>,
-    certificates: Vec<Watched>,
-    side_door: Option<(InboundSetup, Visitors)>,
+    /// The destinations of the plan, in its order.
+    running: Vec<Running>,
+    /// How many there have been.
+    destinations: usize,
+    shop: Workshop,
+    control: Rc<Control>,
+    /// Where pushes have been sent to, as long as somebody may still hold that; the last one is in force.
+    fanouts: Vec<Weak<Fanout>>,
+    in_force: Arc<ArcSwap<InForce>>,
+    reloads: Arc<Reloads>,
+    certificates: Option<Watched>,
+    house: Option<Rc<House>>,
+    visitors: Option<Visitors>,
     lookups: Option<mpsc::UnboundedReceiver<Lookup>>,
-}
-
-/// A destination that is a folder, and its thread.
-struct Archive {
-    control: Arc<ArchiveControl>,
-    thread: JoinHandle<()>,
-}
-
-/// A destination whose name has to be kept resolved.
-struct HttpDestination {
-    gate: &'static Gate,
-    host: String,
-    port: u16,
-    addresses: Arc<Addresses>,
-}
-
-/// What one core is started with.
-struct CoreSetup {
-    inbound: Option<(InboundSetup, Vec<TcpListener>)>,
-    destinations: Vec<DestinationSetup>,
-    phase: PhaseReceiver,
-    ready: std::sync::mpsc::Sender<std::io::Result<()>>,
+    _lock: Option<Lock>,
 }
 
 impl Gateway {
@@ -117,121 +102,182 @@ impl Gateway {
     /// An address that cannot be bound, a certificate that cannot be used, a thread or a ring that cannot be had.
     pub fn start(plan: Plan, engine: Verdict) -> anyhow::Result<Self> {
         let plan = Arc::new(plan);
-        let mut certificates = Vec::new();
-        let tls = server_side(&plan, &mut certificates)?;
-        let clients = client_sides(&plan, &mut certificates)?;
-        let (addresses, mut listeners) = bind(&plan)?;
-        let memory = MemoryBudget::new(plan.memory_limit);
-        let mut spools = Spools::open(&plan)?;
-        let mut gates: Vec<&'static Gate> = Vec::new();
-        for (index, one) in plan.destinations.iter().enumerate() {
-            let gate = Gate::new(DestinationId(index), one.name.clone(), one.queue_limit)
-                .with_pinned_bytes_max(pinned_bytes_max(&plan, one.queue_limit))
-                .with_overflow(plan.overflow);
-            gates.push(spools.start(gate, one, &plan, &memory)?);
-        }
+        let (tls, certificates) = server_side(&plan)?.unzip();
+        let (addresses, listeners) = bind(&plan)?;
+        let lock = spools::lock(&plan)?;
+        let all = plan.destinations.iter();
+        let opened: Vec<Opened> = all
+            .map(|one| Opened::open(one, &plan, true))
+            .collect::<anyhow::Result<_>>()?;
         let (phase, phase_receiver) = watch::channel(Phase::Serving);
         let (resolver, lookups) = Resolver::new();
-        let Prepared {
-            mut destinations,
-            http,
-            keepers,
-            calls,
-        } = prepare_http(&plan, &gates, clients, &resolver, &mut certificates)?;
-        let archives = start_archives(&plan, &gates)?;
+        let (orders, receivers): (Vec<_>, Vec<_>) =
+            (0..plan.cores).map(|_| mpsc::unbounded_channel()).unzip();
+        let in_force = Arc::new(ArcSwap::from_pointee(InForce {
+            plan: plan.clone(),
+            destinations: Vec::new(),
+        }));
         // The side door has idle connections too, and so a place beside the cores.
         let connections = Arc::new(Connections::new(plan.conn_limit, plan.inbound_cores() + 1));
-        let mut tallies: Vec<Arc<Tally>> = (0..plan.inbound_cores()).map(|_| Arc::default()).collect();
+        let started_unix_ms = u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX);
+        let mut gateway = Self {
+            control: Control::new(orders, plan.spool.clone(), in_force.clone()),
+            shop: Workshop {
+                instance: uuid::Uuid::new_v4().to_string(),
+                resolver,
+            },
+            tallies: (0..plan.inbound_cores()).map(|_| Arc::default()).collect(),
+            memory: MemoryBudget::new(plan.memory_limit),
+            reloads: Arc::new(Reloads::begin(started_unix_ms)),
+            plan: plan.clone(),
+            engine,
+            connections,
+            addresses,
+            started_unix_ms,
+            phase,
+            cores: Vec::new(),
+            running: Vec::new(),
+            destinations: 0,
+            fanouts: Vec::new(),
+            in_force,
+            certificates,
+            house: None,
+            visitors: None,
+            lookups: Some(lookups),
+            _lock: lock,
+        };
+        let mut destinations = Vec::new();
+        for (index, opened) in opened.into_iter().enumerate() {
+            let core = plan.writer_core(index);
+            if let Some((running, setup)) = gateway.begin_destination(opened, core, &plan) {
+                gateway.running.push(running);
+                destinations.extend(setup.map(|setup| (core, *setup)));
+            }
+        }
+        gateway.publish();
+        let course = course_of(&gateway.running, rules_of(&plan)?, &plan);
+        gateway.fanouts.push(Arc::downgrade(&course.fanout));
         let (side_door, visitors) = SideDoor::new();
         let has_side_door = plan.h2c || tls.is_some();
-        let relabel = Relabel::new(&plan.relabel).context("--relabel")?;
-        let rules = LabelRules::new(plan.external_labels.clone()).context("--external-label")?;
-        let rules = rules.with_relabel(relabel);
         let shared = InboundSetup {
             core: 0,
             plan: plan.clone(),
-            rules: Arc::new(rules.clone()),
-            fanout: Arc::new(Fanout::new(gates.clone(), plan.overflow).with_calls(calls)),
-            memory: memory.clone(),
-            connections: connections.clone(),
+            memory: gateway.memory.clone(),
+            connections: gateway.connections.clone(),
             tls,
             side_door: has_side_door.then_some(side_door),
             tally: Arc::default(),
             phase: phase_receiver.clone(),
         };
-        let (ready, started) = std::sync::mpsc::channel();
-        let mut cores = Vec::new();
-        for core in 0..plan.cores {
-            let inbound = tallies.get(core).map(|tally| {
-                let setup = InboundSetup {
-                    core,
-                    tally: tally.clone(),
-                    // Of its own: what a regex works with is not shared between cores.
-                    rules: Arc::new(rules.clone()),
-                    ..shared.clone()
-                };
-                (setup, listeners.iter_mut().filter_map(Vec::pop).collect())
-            });
-            let (own, others) = destinations.into_iter().partition(|(owner, _)| *owner == core);
-            destinations = others;
-            let own: Vec<(usize, DestinationSetup)> = own;
-            let setup = CoreSetup {
-                inbound,
-                destinations: own.into_iter().map(|(_, setup)| setup).collect(),
-                phase: phase_receiver.clone(),
-                ready: ready.clone(),
-            };
-            let cpu = plan.pinned.get(core).copied();
-            let handle = runtime::start_core(CoreId(core), engine.engine, cpu, move || run_core(setup));
-            cores.push(handle.with_context(|| format!("cannot start the thread of core {core}"))?);
-        }
-        drop(ready);
-        for _ in 0..plan.cores {
-            started
-                .recv()
-                .context("a core ended before it had started")?
-                .context("a core cannot start")?;
-        }
-        let side_door = has_side_door.then(|| {
+        gateway.start_cores(&shared, &course, destinations, receivers, listeners)?;
+        if has_side_door {
             // Counts beside the cores.
-            tallies.push(shared.tally.clone());
+            gateway.tallies.push(shared.tally.clone());
             // The door stays open for as long as a core has it.
             let setup = InboundSetup {
                 core: plan.inbound_cores(),
                 side_door: None,
                 ..shared
             };
-            (setup, visitors)
-        });
-        let lookups = Some(lookups);
-        let started_unix_ms = u64::try_from(clock::unix_now().as_millis()).unwrap_or(u64::MAX);
-        Ok(Self {
-            plan,
-            engine,
-            gates,
-            tallies,
-            connections,
-            memory,
-            addresses,
-            started_unix_ms,
-            phase,
-            cores,
-            archives,
-            spools,
-            http,
-            keepers,
-            certificates,
-            side_door,
-            lookups,
-        })
+            gateway.house = Some(House::new(setup, course));
+            gateway.visitors = Some(visitors);
+        }
+        Ok(gateway)
+    }
+
+    /// Starts the thread of every core and waits until all run.
+    fn start_cores(
+        &mut self,
+        shared: &InboundSetup,
+        course: &Course,
+        mut destinations: Vec<(usize, DestinationSetup)>,
+        orders: Vec<mpsc::UnboundedReceiver<core::Order>>,
+        mut listeners: Vec<Vec<TcpListener>>,
+    ) -> anyhow::Result<()> {
+        let (ready, started) = std::sync::mpsc::channel();
+        for (core, orders) in orders.into_iter().enumerate() {
+            let inbound = self.tallies.get(core).map(|tally| {
+                let setup = InboundSetup {
+                    core,
+                    tally: tally.clone(),
+                    ..shared.clone()
+                };
+                let course = course.for_another_core();
+                (setup, course, listeners.iter_mut().filter_map(Vec::pop).collect())
+            });
+            let (own, others): (Vec<_>, _) = destinations.into_iter().partition(|(owner, _)| *owner == core);
+            destinations = others;
+            let setup = CoreSetup {
+                inbound,
+                destinations: own.into_iter().map(|(_, setup)| setup).collect(),
+                orders,
+                phase: shared.phase.clone(),
+                ready: ready.clone(),
+            };
+            let cpu = self.plan.pinned.get(core).copied();
+            let engine = self.engine.engine;
+            let handle = runtime::start_core(CoreId(core), engine, cpu, move || core::run(setup));
+            self.cores
+                .push(handle.with_context(|| format!("cannot start the thread of core {core}"))?);
+        }
+        drop(ready);
+        for _ in 0..self.plan.cores {
+            started
+                .recv()
+                .context("a core ended before it had started")?
+                .context("a core cannot start")?;
+        }
+        Ok(())
+    }
+
+    /// Begins a destination: its gate, with the books of before where it was here, its spool and its archive. Returns what
+    /// its core has to be told.
+    fn begin_destination(
+        &mut self,
+        mut opened: Opened,
+        core: usize,
+        plan: &Plan,
+    ) -> Option<(Running, Option<Box<DestinationSetup>>)> {
+        let spool = opened.spool.take();
+        let one = opened.plan();
+        let id = DestinationId(self.destinations);
+        self.destinations += 1;
+        let gate = Gate::over(id, one.name.clone(), one.queue_limit, self.control.crossing())
+            .with_overflow(plan.overflow);
+        let gate = match self.control.past(&one.name) {
+            Some(past) => gate.continuing(past),
+            None => gate,
+        };
+        let (gate, spool): (&'static Gate, _) = match spool {
+            Some(spool) => spool.start(gate, one, plan, &self.memory),
+            None => (Box::leak(Box::new(gate)), None),
+        };
+        opened.start(gate, core, spool, plan, &self.shop)
+    }
+
+    /// What is in force.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Its destinations, those of the plan first, then those that leave.
+    pub fn gates(&self) -> Vec<&'static Gate> {
+        let mut gates: Vec<&'static Gate> = self.running.iter().map(|one| one.gate).collect();
+        self.control.each_leaving(|one| gates.push(one.gate));
+        gates
+    }
+
+    /// How reloads went.
+    pub fn reloads(&self) -> &Reloads {
+        &self.reloads
     }
 
     /// What the admin port shows.
     pub fn observed(&self) -> Arc<Observed> {
         Arc::new(Observed {
-            plan: self.plan.clone(),
+            in_force: self.in_force.clone(),
+            reloads: self.reloads.clone(),
             engine: self.engine.clone(),
-            gates: self.gates.clone(),
             tallies: self.tallies.clone(),
             connections: self.connections.clone(),
             memory: self.memory.clone(),
@@ -240,20 +286,29 @@ impl Gateway {
         })
     }
 
+    /// Shares out the memory among those who are there, and lets the admin port see what is in force.
+    fn publish(&self) {
+        let listed = |one: &Running, is_leaving| Listed {
+            gate: one.gate,
+            plan: one.plan.clone(),
+            core: one.core(),
+            is_leaving,
+        };
+        let mut destinations: Vec<Listed> = self.running.iter().map(|one| listed(one, false)).collect();
+        self.control
+            .each_leaving(|one| destinations.push(listed(one, true)));
+        let in_force = InForce {
+            plan: self.plan.clone(),
+            destinations,
+        };
+        share_memory(&in_force);
+        self.in_force.store(Arc::new(in_force));
+    }
+
     /// Starts keeping the destinations' names resolved and their secrets up to date. Must be called on a tokio `LocalSet`.
     pub fn spawn_keepers(&mut self) {
-        for one in self.http.drain(..) {
-            let refresh = self.plan.dns_refresh;
-            tokio::task::spawn_local(dns::keep_resolved(
-                one.gate,
-                one.host,
-                one.port,
-                one.addresses,
-                refresh,
-            ));
-        }
-        for keeper in self.keepers.drain(..) {
-            tokio::task::spawn_local(keeper.run());
+        for one in &mut self.running {
+            one.errands.spawn_keepers(one.gate, self.plan.dns_refresh);
         }
         if let Some(lookups) = self.lookups.take() {
             tokio::task::spawn_local(dns::answer_lookups(lookups));
@@ -262,34 +317,42 @@ impl Gateway {
 
     /// Starts reading certificates again when their files change. Must be called on a tokio `LocalSet`.
     pub fn spawn_rotation(&mut self) {
-        for watched in self.certificates.drain(..).filter(|one| !one.files.is_empty()) {
+        for one in &mut self.running {
+            one.errands.spawn_rotation();
+        }
+        if let Some(watched) = self.certificates.take() {
             tokio::task::spawn_local(files::keep_fresh(watched));
         }
     }
 
     /// Starts serving clients that speak HTTP/2. Must be called on a tokio `LocalSet`.
     pub fn spawn_side_door(&mut self) {
-        if let Some((setup, visitors)) = self.side_door.take() {
-            tokio::task::spawn_local(http2::serve(visitors, setup));
+        if let (Some(house), Some(visitors)) = (&self.house, self.visitors.take()) {
+            tokio::task::spawn_local(house.clone().serve(visitors));
         }
     }
 
     /// Stops accepting, finishes requests, drains queues up to `--drain-timeout`, and ends the cores.
-    pub async fn shut_down(self) -> Vec<Farewell> {
+    pub async fn shut_down(mut self) -> Vec<Farewell> {
         let deadline = clock::now().after(self.plan.drain_timeout);
+        self.running.extend(self.control.take_all());
+        let all = &self.running;
+        let archives = || all.iter().filter_map(Running::archive);
+        let spools = || all.iter().filter_map(|one| one.spool.as_ref());
+        let gates: Vec<&'static Gate> = all.iter().map(|one| one.gate).collect();
         self.phase.send_replace(Phase::Draining);
-        self.archives.iter().for_each(|archive| archive.control.drain());
+        archives().for_each(|(archive, _)| archive.drain());
         // In this order: each step makes sure that nothing can be added to what the next one waits for.
         wait_until(deadline, || self.connections.accepting() == 0).await;
         wait_until(deadline, || self.connections.open() == 0).await;
         // No more is read back from here on: a backlog on disk is the next process's.
-        self.spools.stop_reading();
-        let is_memory_empty = || self.gates.iter().all(|gate| gate.parcels_in_memory() == 0);
+        spools().for_each(|spool| spool.stop_reading());
+        let is_memory_empty = || gates.iter().all(|gate| gate.parcels_in_memory() == 0);
         wait_until(deadline, is_memory_empty).await;
-        self.gates.iter().for_each(|gate| gate.close());
-        self.spools.take_the_rest();
+        gates.iter().for_each(|gate| gate.close());
+        spools().for_each(|spool| spool.take_the_rest());
         self.phase.send_replace(Phase::GivingUp);
-        self.archives.iter().for_each(|archive| archive.control.give_up());
+        archives().for_each(|(archive, _)| archive.give_up());
         let last = clock::now().after(LAST_OUTCOMES_WAIT);
         wait_until(last, is_memory_empty).await;
         self.phase.send_replace(Phase::Leaving);
@@ -297,20 +360,20 @@ impl Gateway {
             let _ = core.join();
         }
         // What came in after the cores had given up and before they ended.
-        for gate in &self.gates {
+        for gate in &gates {
             while let Some(parcel) = gate.take() {
                 gate.evict(parcel, DropReason::Shutdown);
             }
         }
-        self.spools.finish().await;
-        self.gates.iter().for_each(|gate| gate.drop_rest());
+        // Each stores what it has been given first. A disk that hangs is waited for in vain.
+        spools().for_each(|spool| spool.finish());
+        let last = clock::now().after(LAST_WRITES_WAIT);
+        wait_until(last, || spools().all(|spool| spool.is_finished())).await;
+        gates.iter().for_each(|gate| gate.drop_rest());
         // A write that hangs in the kernel cannot be interrupted: such a thread ends with the process.
         let last = clock::now().after(LAST_OUTCOMES_WAIT);
-        wait_until(last, || {
-            self.archives.iter().all(|archive| archive.thread.is_finished())
-        })
-        .await;
-        Farewell::of_all(&self.gates)
+        wait_until(last, || archives().all(|(_, thread)| thread.is_finished())).await;
+        Farewell::of_all(&gates)
     }
 }
 
@@ -352,6 +415,29 @@ impl Farewell {
         }
     }
 
+    /// Logs it.
+    pub fn tell(&self) {
+        let Self {
+            name,
+            delivered,
+            dropped,
+            spooled,
+            unknown,
+        } = self;
+        if self.is_whole() && *spooled > 0 {
+            tracing::info!(destination = %name, delivered, spooled, lost = 0, "the rest waits in the spool for the next start");
+        } else if self.is_whole() {
+            tracing::info!(destination = %name, delivered, lost = 0, "all delivered");
+        } else {
+            let reasons: Vec<String> = dropped
+                .iter()
+                .map(|(reason, parcels)| format!("{reason}={parcels}"))
+                .collect();
+            let lost: u64 = dropped.iter().map(|(_, parcels)| parcels).sum();
+            tracing::error!(destination = %name, delivered, lost, reasons = reasons.join(" "), spooled, undecided = unknown, "lost");
+        }
+    }
+
     /// Whether everything that was accepted is there.
     pub fn is_whole(&self) -> bool {
         self.dropped.is_empty() && self.unknown == 0
@@ -364,11 +450,34 @@ async fn wait_until(deadline: Mono, done: impl Fn() -> bool) {
     }
 }
 
-/// The memory that one destination's parcels may pin: its share of three quarters of all, and never less than its queue
-/// limit. Under `--overflow drop-oldest` destinations that are dead or behind then do not fill the memory and refuse
-/// clients for the others, however small the parcels are; a quarter stays for requests that are being received.
-fn pinned_bytes_max(plan: &Plan, queue_limit: u64) -> u64 {
-    (plan.memory_limit / 4 * 3 / plan.destinations.len() as u64).max(queue_limit)
+/// Shares out the memory that parcels may pin. Each destination, those that leave included, may pin its share of three
+/// quarters of all, and never less than its queue limit. Under `--overflow drop-oldest` destinations that are dead or behind
+/// then do not fill the memory and refuse clients for the others, however small the parcels are; a quarter stays for requests
+/// that are being received.
+fn share_memory(in_force: &InForce) {
+    let all = &in_force.destinations;
+    let share = in_force.plan.memory_limit / 4 * 3 / all.len().max(1) as u64;
+    for one in all {
+        one.gate.set_pinned_bytes_max(share.max(one.plan.queue_limit));
+    }
+}
+
+/// Where pushes go, and what becomes of their labels on the way.
+fn course_of(running: &[Running], rules: LabelRules, plan: &Plan) -> Course {
+    // Debuginfo goes to the first server (WIRE.md section 7).
+    let calls: Option<Calls> = running.iter().find_map(|one| one.calls().cloned());
+    let gates = running.iter().map(|one| one.gate).collect();
+    Course {
+        rules: Arc::new(rules),
+        fanout: Arc::new(Fanout::new(gates, plan.overflow).with_calls(calls)),
+    }
+}
+
+/// What becomes of labels.
+fn rules_of(plan: &Plan) -> anyhow::Result<LabelRules> {
+    let relabel = Relabel::new(&plan.relabel).context("--relabel")?;
+    let rules = LabelRules::new(plan.external_labels.clone()).context("--external-label")?;
+    Ok(rules.with_relabel(relabel))
 }
 
 /// The listeners of every address, one for each inbound core.
@@ -384,205 +493,11 @@ fn bind(plan: &Plan) -> anyhow::Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>)>
     Ok((addresses, all))
 }
 
-/// What handshakes with clients go by, if they speak TLS.
-fn server_side(plan: &Plan, certificates: &mut Vec<Watched>) -> anyhow::Result<Option<Arc<ServerSide>>> {
-    let Some(tls) = &plan.tls else { return Ok(None) };
-    let (side, watched) = ServerSide::load(tls.clone(), &PROTOCOLS)?;
-    certificates.push(watched);
-    Ok(Some(side))
-}
-
-/// What handshakes with each destination go by; `None` for one in cleartext.
-fn client_sides(
-    plan: &Plan,
-    certificates: &mut Vec<Watched>,
-) -> anyhow::Result<Vec<Option<Arc<ClientSide>>>> {
-    let mut sides = Vec::new();
-    for one in &plan.destinations {
-        let Some(tls) = &one.tls else {
-            sides.push(None);
-            continue;
-        };
-        let (side, watched) =
-            ClientSide::load(tls.clone(), &one.name).with_context(|| format!("--to {}", one.name))?;
-        certificates.push(watched);
-        sides.push(Some(side));
-    }
-    Ok(sides)
-}
-
-/// Starts the thread of every archive.
-fn start_archives(plan: &Plan, gates: &[&'static Gate]) -> anyhow::Result<Vec<Archive>> {
-    let mut archives = Vec::new();
-    for (one, gate) in plan.destinations.iter().zip(gates) {
-        let DestinationTarget::File { directory } = &one.target else {
-            continue;
-        };
-        let control = ArchiveControl::new(gate);
-        let setup = ArchiveSetup {
-            gate,
-            directory: directory.clone(),
-            synced: plan.ack == AckPolicy::Stored,
-            max_age: one.max_age,
-            max_retries: one.max_retries,
-            min_backoff: one.min_backoff,
-            max_backoff: one.max_backoff,
-        };
-        let thread = archive::start(setup, control.clone()).with_context(|| format!("--to {}", one.name))?;
-        archives.push(Archive { control, thread });
-    }
-    Ok(archives)
-}
-
-/// What the cores and the control plane need to serve the destinations that are servers.
-#[derive(Default)]
-struct Prepared {
-    /// By owner core.
-    destinations: Vec<(usize, DestinationSetup)>,
-    /// Whose names are to be resolved.
-    http: Vec<HttpDestination>,
-    /// Whose secrets are to be kept up to date.
-    keepers: Vec<Keeper>,
-    /// Where debuginfo goes: to the first of them (WIRE.md section 7).
-    calls: Option<Calls>,
-}
-
-/// Prepares the destinations that are servers. Reads their secret files.
-fn prepare_http(
-    plan: &Plan,
-    gates: &[&'static Gate],
-    clients: Vec<Option<Arc<ClientSide>>>,
-    resolver: &Resolver,
-    certificates: &mut Vec<Watched>,
-) -> anyhow::Result<Prepared> {
-    let instance = uuid::Uuid::new_v4().to_string();
-    let mut prepared = Prepared::default();
-    let each = plan.destinations.iter().enumerate().zip(gates).zip(clients);
-    for (((index, one), gate), tls) in each {
-        let DestinationTarget::Http { host, port, .. } = &one.target else {
-            continue;
-        };
-        let credentials = prepare_secrets(one, gate, &mut prepared.keepers, certificates)?;
-        let trace = Trace {
-            jaeger: plan.sends_trace_header(one, "uber-trace-id"),
-            w3c: plan.sends_trace_header(one, "traceparent"),
-        };
-        let Some(head) = HeadWriter::new(one, &instance, credentials, trace) else {
-            continue;
-        };
-        let proxies = one.proxy.rules(|name| std::env::var(name).ok());
-        let proxies = proxies.map_err(|problem| anyhow::anyhow!("--to {}: {problem}", one.name))?;
-        let via = proxies.via(one.tls.is_some(), host, *port).cloned();
-        let (host, port) = via
-            .as_ref()
-            .map_or((host, port), |proxy| (&proxy.host, &proxy.port));
-        let addresses = match dns::fixed_addresses(host, *port) {
-            Some(fixed) => Arc::new(fixed),
-            None => {
-                let addresses = Arc::new(Addresses::default());
-                prepared.http.push(HttpDestination {
-                    gate,
-                    host: host.clone(),
-                    port: *port,
-                    addresses: addresses.clone(),
-                });
-                addresses
-            }
-        };
-        let resolver = resolver.clone();
-        let calls = prepared.calls.is_none().then(|| {
-            let (sender, calls) = mpsc::channel(CALLS_WAITING_MAX);
-            prepared.calls = Some(sender);
-            calls
-        });
-        let answers_wait = plan.ack != AckPolicy::Queued;
-        let setup = DestinationSetup {
-            gate,
-            plan: one.clone(),
-            tls,
-            answers_wait,
-            proxies,
-            via,
-            addresses,
-            resolver,
-            calls,
-            head,
-        };
-        prepared.destinations.push((plan.writer_core(index), setup));
-    }
-    Ok(prepared)
-}
-
-/// The header lines that say who we are to `one`, and whoever keeps them up to date where they can change.
-fn prepare_secrets(
-    one: &DestinationPlan,
-    gate: &'static Gate,
-    keepers: &mut Vec<Keeper>,
-    certificates: &mut Vec<Watched>,
-) -> anyhow::Result<Arc<Credentials>> {
-    let files =
-        SecretFiles::read(one).with_context(|| format!("--to {}: a secret cannot be had", one.name))?;
-    let tokens = match &one.auth {
-        AuthPlan::OAuth2(plan) => {
-            let proxies = plan.proxy.rules(|name| std::env::var(name).ok());
-            let proxies =
-                proxies.map_err(|problem| anyhow::anyhow!("--to {}: oauth2: {problem}", one.name))?;
-            let (tokens, watched) = Tokens::new((**plan).clone(), &proxies, &one.name)
-                .with_context(|| format!("--to {}: oauth2", one.name))?;
-            certificates.extend(watched);
-            Some(tokens)
-        }
-        _ => None,
-    };
-    let lines = files.lines(one, None);
-    if files.is_empty() && tokens.is_none() {
-        return Ok(Arc::new(Credentials::fixed(lines)));
-    }
-    let (credentials, wishes) = Credentials::kept(lines);
-    if tokens.is_some() {
-        credentials.set(Err(TokenProblem::NotYet));
-    }
-    let credentials = Arc::new(credentials);
-    keepers.push(Keeper {
-        gate,
-        plan: one.clone(),
-        files,
-        tokens,
-        credentials: credentials.clone(),
-        wishes,
-    });
-    Ok(credentials)
-}
-
-/// The life of one core.
-async fn run_core(setup: CoreSetup) {
-    let CoreSetup {
-        inbound,
-        destinations,
-        mut phase,
-        ready,
-    } = setup;
-    let sweeper = Rc::new(Sweeper::default());
-    monoio::spawn(sweeper.clone().run());
-    let destinations: Vec<Rc<Destination>> = destinations
-        .into_iter()
-        .map(|one| Destination::start(one, sweeper.clone()))
-        .collect();
-    if let Some((inbound, listeners)) = inbound
-        && let Err(error) = Inbound::start(inbound, listeners, sweeper)
-    {
-        let _ = ready.send(Err(error));
-        return;
-    }
-    let _ = ready.send(Ok(()));
-    // Whoever waits for the cores to start must notice one that never sends: no sender may outlive the start.
-    drop(ready);
-    phase::reached(&mut phase, Phase::Draining).await;
-    destinations.iter().for_each(|destination| destination.hurry());
-    phase::reached(&mut phase, Phase::GivingUp).await;
-    destinations
-        .iter()
-        .for_each(|destination| destination.give_up(DropReason::Shutdown));
-    phase::reached(&mut phase, Phase::Leaving).await;
-    destinations.iter().for_each(|destination| destination.leave());
+/// What handshakes with clients go by, if they speak TLS, and the files that it is made of.
+fn server_side(plan: &Plan) -> anyhow::Result<Option<(Arc<ServerSide>, Watched)>> {
+    let side = plan
+        .tls
+        .as_ref()
+        .map(|tls| ServerSide::load(tls.clone(), &PROTOCOLS));
+    Ok(side.transpose()?)
 }

@@ -6,10 +6,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use clap::Parser;
 use pyrotee::admin::metrics::ROWS;
 use pyrotee::admin::text::Kind;
-use pyrotee::admin::{Observed, serve};
+use pyrotee::admin::{InForce, Listed, Observed, Reloads, serve};
 use pyrotee::config::{Flags, Host, Overflow, Plan};
 use pyrotee::fanout::push::PushParts;
 use pyrotee::fanout::status::Span;
@@ -85,18 +86,28 @@ impl Gateway {
             .collect();
         let tallies = vec![Arc::new(Tally::default()), Arc::new(Tally::default())];
         let (phase, phases) = watch::channel(Phase::Serving);
+        let listed = gates.iter().zip(&plan.destinations).map(|(gate, one)| Listed {
+            gate,
+            plan: Arc::new(one.clone()),
+            core: one.is_http().then_some(0),
+            is_leaving: false,
+        });
+        let in_force = InForce {
+            destinations: listed.collect(),
+            plan: plan.clone(),
+        };
         let observed = Arc::new(Observed {
+            in_force: Arc::new(ArcSwap::from_pointee(in_force)),
+            reloads: Arc::new(Reloads::begin(1_000)),
             engine: Verdict {
                 engine: Engine::Epoll,
                 reason: "a \"quoted\\path\"\nand <script>alert(1)</script>".into(),
             },
-            gates: gates.clone(),
             tallies: tallies.clone(),
             connections: Arc::new(Connections::new(plan.conn_limit, 1)),
             memory: MemoryBudget::new(plan.memory_limit),
             phase: phases,
             started_unix_ms: u64::try_from(clock::unix_now().as_millis()).unwrap() - 5_000,
-            plan,
         });
         let (end, ended) = oneshot::channel();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -108,7 +119,7 @@ impl Gateway {
                 .build()?;
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                serve(listener, observed, async { drop(ended.await) }).await
+                serve(listener, observed, None, async { drop(ended.await) }).await
             })
         });
         let gateway = Self {

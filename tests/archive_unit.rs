@@ -14,13 +14,14 @@ use bytes::Bytes;
 use pyrotee::config::Overflow;
 use pyrotee::fanout::push::PushParts;
 use pyrotee::fanout::{AckMode, DestinationId, DropReason, Fanout, Gate, Push, Verdict};
-use pyrotee::outbound::archive::{ArchiveControl, ArchiveSetup, start};
+use pyrotee::outbound::archive::{ArchiveControl, ArchiveSetup, Folder, start};
 use pyrotee::profile::inflate::gunzip;
 use pyrotee::profile::ingest::rewrite_query;
 use pyrotee::profile::labels::{LabelLimits, LabelRules};
 use pyrotee::profile::push::splice;
 use pyrotee::profile::route::Route;
 use pyrotee::runtime::clock::{self, Mono};
+use pyrotee::runtime::reserved::Reserved;
 use serde_json::Value;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -68,14 +69,17 @@ impl Bench {
         let control = ArchiveControl::new(gate);
         let setup = ArchiveSetup {
             gate,
-            directory: directory.clone(),
-            synced: false,
+            folder: Folder::open(directory.clone(), false).expect("a folder"),
             max_age: limits.max_age,
             max_retries: limits.max_retries,
             min_backoff: limits.min_backoff,
             max_backoff: limits.min_backoff * 4,
         };
-        let thread = start(setup, control.clone()).expect("the archive starts");
+        let thread = start(
+            setup,
+            control.clone(),
+            Reserved::new("archive").expect("a thread"),
+        );
         prepare(&directory);
         Self {
             folder,
@@ -621,17 +625,7 @@ fn an_impossible_folder_is_refused_at_start() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    let gate: &'static Gate = Box::leak(Box::new(Gate::new(DestinationId(0), "a".into(), 1)));
-    let setup = ArchiveSetup {
-        gate,
-        directory: file.join("below"),
-        synced: false,
-        max_age: LIMITS.max_age,
-        max_retries: 0,
-        min_backoff: LIMITS.min_backoff,
-        max_backoff: LIMITS.min_backoff,
-    };
-    let error = start(setup, ArchiveControl::new(gate)).unwrap_err().to_string();
+    let error = Folder::open(file.join("below"), false).unwrap_err().to_string();
     assert!(error.starts_with("cannot create the archive folder /"), "{error}");
 }
 

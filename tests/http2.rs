@@ -35,6 +35,7 @@ under_both_engines! {
     a_stalled_body_times_out,
     idle_connections_end_and_make_room,
     a_shutdown_finishes_requests,
+    a_reload_is_followed,
     rapid_resets_end_their_connection_only,
     endless_headers_end_their_connection_only,
     closed_windows_hold_nobody_else,
@@ -689,6 +690,36 @@ fn a_shutdown_finishes_requests(engine: &str) {
     held.open();
     assert_eq!(client.join().expect("no panic"), 200, "finished");
     front.gateway.end_whole();
+}
+
+/// A connection of before pushes to the destinations of now, by the rules of now.
+fn a_reload_is_followed(engine: &str) {
+    let (before, after) = (Peer::start(), Peer::start());
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("config.alloy");
+    let write = |peer: &Peer, cluster: &str| {
+        let text = format!(
+            "pyroscope.receive_http \"in\" {{\nforward_to = [pyroscope.write.out.receiver]\n}}\npyroscope.write \"out\" \
+             {{\nexternal_labels = {{ cluster = \"{cluster}\" }}\nendpoint {{\nurl = \"{}\"\n}}\n}}\n",
+            peer.url()
+        );
+        std::fs::write(&file, text).expect("room");
+    };
+    write(&before, "one");
+    let path = file.to_str().expect("plain");
+    let gateway = Gateway::start(engine, &["--config", path, "--h2c", "--admin", "127.0.0.1:0"]);
+    let (address, admin) = (gateway.address, gateway.admin.expect("the flags ask for one"));
+    run(async {
+        let client = speak(address).await;
+        assert_eq!(client.post(INGEST, &[], b"one").await.status, 200);
+        assert!(before.next().query().contains("cluster%3Done"));
+        write(&after, "two");
+        let answer = Client::connect(admin).post("/-/reload", &[], b"");
+        assert_eq!(answer.expect("an answer").status, 200);
+        assert_eq!(client.post(INGEST, &[], b"two").await.status, 200);
+        assert!(after.next().query().contains("cluster%3Dtwo"));
+    });
+    gateway.end_whole();
 }
 
 fn rapid_resets_end_their_connection_only(engine: &str) {

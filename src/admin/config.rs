@@ -11,7 +11,8 @@ use super::Observed;
 
 /// The plan and the bounds that follow from it.
 pub fn effective(observed: &Observed) -> Value {
-    let plan = &observed.plan;
+    let in_force = observed.in_force.load();
+    let plan = &in_force.plan;
     let mut shown = serde_json::to_value(&**plan).unwrap_or(Value::Null);
     write_durations(&mut shown);
     if let Value::Object(fields) = &mut shown {
@@ -24,13 +25,15 @@ pub fn effective(observed: &Observed) -> Value {
             format!("{:?}", plan.engine).to_ascii_lowercase().into(),
         );
     }
-    let destinations = plan.destinations.iter().enumerate().map(|(index, destination)| {
+    let destinations = in_force.destinations.iter().map(|listed| {
+        let destination = &listed.plan;
         let derived = json!({
-            "owner_core": plan.writer_core(index),
+            "owner_core": listed.core,
             "connections_max": destination.inflight,
             "window_parcels_min": 1,
             "window_parcels_max": destination.inflight,
             "queue_bytes_max": destination.queue_limit,
+            "leaving": listed.is_leaving,
         });
         (destination.name.clone(), derived)
     });

@@ -6,12 +6,13 @@
 //! `destination` is the destination's name, never its URL.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::Observed;
 use super::process;
 use super::text::{Encoder, Family, Format, Kind, Samples, Value};
+use super::{InForce, Observed};
 use crate::fanout::gate::{Amount, Books};
 use crate::fanout::status::Cut;
 use crate::fanout::{DropReason, Gate, SpoolLink, Status};
@@ -48,13 +49,19 @@ enum Read {
 /// What all rows of one scrape are read from, so that they agree.
 struct Seen<'a> {
     observed: &'a Observed,
+    in_force: Arc<InForce>,
     gates: Vec<(&'static Gate, Books)>,
 }
 
 /// Writes all metrics.
 pub fn scrape(observed: &Observed, format: Format) -> String {
-    let gates = observed.gates.iter().map(|gate| (*gate, books(gate))).collect();
-    let seen = Seen { observed, gates };
+    let in_force = observed.in_force.load_full();
+    let gates = in_force.destinations.iter().map(|listed| listed.gate);
+    let seen = Seen {
+        observed,
+        gates: gates.map(|gate| (gate, books(gate))).collect(),
+        in_force,
+    };
     let mut encoder = Encoder::new(format);
     for row in &ROWS {
         row.write(&seen, &mut encoder.family(&row.family));
@@ -122,7 +129,7 @@ pub fn closed_connections(observed: &Observed) -> [(&'static str, u64); Closed::
 }
 
 /// Every metric, in the order of a scrape.
-pub static ROWS: [Row; 61] = [
+pub static ROWS: [Row; 65] = [
     row(
         "pyrotee_build_info",
         Kind::Info,
@@ -157,6 +164,38 @@ pub static ROWS: [Row; 61] = [
         &[],
         "Time since the process started.",
         Read::All(|seen, out| out.add(&[], seconds(seen.observed.uptime()))),
+    ),
+    row(
+        "pyrotee_config_last_reload_successful",
+        Kind::Gauge,
+        "",
+        &[],
+        "1 while the configuration last asked for is in force, at the start or by a reload; 0 after a reload \
+         that was refused.",
+        Read::All(|seen, out| out.add(&[], seen.observed.reloads.is_successful())),
+    ),
+    row(
+        "pyrotee_config_last_reload_success_timestamp_seconds",
+        Kind::Gauge,
+        "seconds",
+        &[],
+        "When a configuration was last put in force, in seconds since the unix epoch.",
+        Read::All(|seen, out| {
+            let unix_ms = seen.observed.reloads.succeeded_unix_ms();
+            out.add(&[], seconds(Duration::from_millis(unix_ms)));
+        }),
+    ),
+    row(
+        "pyrotee_config_reloads_total",
+        Kind::Counter,
+        "reloads",
+        &["result"],
+        "Reloads of --config, applied or refused. A refused one changes nothing.",
+        Read::All(|seen, out| {
+            for (result, count) in seen.observed.reloads.counts() {
+                out.add(&[result], count);
+            }
+        }),
     ),
     row(
         "pyrotee_memory_used_bytes",
@@ -459,13 +498,8 @@ pub static ROWS: [Row; 61] = [
         &["destination"],
         "What pyrotee_destination_window_parcels may reach (inflight).",
         Read::All(|seen, out| {
-            for plan in seen
-                .observed
-                .plan
-                .destinations
-                .iter()
-                .filter(|plan| plan.is_http())
-            {
+            let plans = seen.in_force.destinations.iter().map(|listed| &listed.plan);
+            for plan in plans.filter(|plan| plan.is_http()) {
                 out.add(&[&plan.name], plan.inflight as u64);
             }
         }),
@@ -492,6 +526,19 @@ pub static ROWS: [Row; 61] = [
         "1 while the destination answers; 0 after several failures in a row, until a probe \
          succeeds.",
         Read::Each(|gate, _| Some(gate.status.is_up().into())),
+    ),
+    row(
+        "pyrotee_destination_leaving",
+        Kind::Gauge,
+        "",
+        &["destination"],
+        "1 while a destination that a reload has removed is given what waits for it. After that its series \
+         are gone.",
+        Read::All(|seen, out| {
+            for listed in &seen.in_force.destinations {
+                out.add(&[&listed.gate.name], listed.is_leaving);
+            }
+        }),
     ),
     row(
         "pyrotee_destination_auth_failing",

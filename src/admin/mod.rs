@@ -7,8 +7,9 @@
 //!  GET /-/ready     takes pushes               200 while serving, 503 with the reason from the first signal on
 //!  GET /-/config    the effective plan         config; secrets are not in the plan's serialisation
 //!  GET /-/status    what the page shows, JSON  snapshot
+//!  POST /-/reload   read --config again        reload; done by who runs the gateway
 //! ```
-//! Runs on the control plane (one tokio thread) and only reads: relaxed atomics of gates, tallies and budgets, and one
+//! Runs on the control plane (one tokio thread) and, but for passing a wish for a reload on, only reads: relaxed atomics of gates, tallies and budgets, and one
 //! lock per destination that is otherwise taken on errors only. Nothing here can slow a core. It decides nothing; whether
 //! a destination is up is for its writer core to say. Liveness and readiness never depend on destinations (USERS.md 1.7).
 
@@ -19,6 +20,7 @@ mod page;
 mod port;
 mod process;
 mod refusal;
+pub mod reload;
 mod show;
 pub mod snapshot;
 pub mod text;
@@ -28,14 +30,15 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 
-use crate::config::Plan;
+use crate::config::{DestinationPlan, Plan};
 use crate::fanout::Gate;
 use crate::inbound::Connections;
 use crate::inbound::tally::Tally;
@@ -45,6 +48,8 @@ use crate::runtime::phase::{Phase, PhaseReceiver};
 use crate::runtime::pool::MemoryBudget;
 use history::History;
 use port::Port;
+pub use reload::Reloads;
+use reload::Wishes;
 use snapshot::Snapshot;
 
 /// Between two samples for the rates and curves of the page.
@@ -52,15 +57,37 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// After the end has been announced, how long answers under way are waited for.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
+/// What is in force. A reload replaces it as a whole.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// The destinations of the plan in its order, then those that leave.
+    pub destinations: Vec<Listed>,
+}
+
+/// One destination that is there.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its entrance.
+    pub gate: &'static Gate,
+    /// What the operator asked for.
+    pub plan: Arc<DestinationPlan>,
+    /// The core that owns it; `None` for an archive.
+    pub core: Option<usize>,
+    /// Whether a reload has removed it, and it only gets what waits for it.
+    pub is_leaving: bool,
+}
+
 /// What the admin port looks at. Everything in it is read, nothing written.
 #[derive(Debug)]
 pub struct Observed {
-    /// The plan.
-    pub plan: Arc<Plan>,
+    /// The plan and its destinations.
+    pub in_force: Arc<ArcSwap<InForce>>,
+    /// How reloads went.
+    pub reloads: Arc<Reloads>,
     /// The engine taken, and why.
     pub engine: Verdict,
-    /// All destinations in the order of `--to`.
-    pub gates: Vec<&'static Gate>,
     /// The counters of each inbound core.
     pub tallies: Vec<Arc<Tally>>,
     /// Client connections.
@@ -90,18 +117,22 @@ impl Observed {
 struct Monitor {
     observed: Arc<Observed>,
     history: Mutex<History>,
+    wishes: Option<Wishes>,
 }
 
 impl Monitor {
-    fn new(observed: Arc<Observed>) -> Arc<Self> {
-        let history = Mutex::new(History::default());
-        let monitor = Arc::new(Self { observed, history });
+    fn new(observed: Arc<Observed>, wishes: Option<Wishes>) -> Arc<Self> {
+        let monitor = Arc::new(Self {
+            observed,
+            history: Mutex::new(History::default()),
+            wishes,
+        });
         monitor.sample();
         monitor
     }
 
-    /// Keeps a sample if the last one is old enough. Called by the ticker of [`serve`], and by requests, so that a router
-    /// without a ticker has a past too.
+    /// Keeps a sample if the last one is old enough. Called by the ticker of [`serve`], and by requests, so that the
+    /// first of them has a past too.
     fn sample(&self) {
         self.history
             .lock()
@@ -116,12 +147,8 @@ impl Monitor {
     }
 }
 
-/// The routes of the admin port.
-pub fn router(observed: Arc<Observed>) -> Router {
-    routes(Monitor::new(observed))
-}
-
-/// Serves the admin port on `listener` until `until` ends; answers under way then have a second to be finished.
+/// Serves the admin port on `listener` until `until` ends; answers under way then have a second to be finished. Wishes for a
+/// reload go to `wishes`.
 ///
 /// At most 256 connections are served at a time, and one that is silent for a minute is closed, so a forgotten client
 /// costs a bounded amount.
@@ -131,9 +158,10 @@ pub fn router(observed: Arc<Observed>) -> Router {
 pub async fn serve(
     listener: tokio::net::TcpListener,
     observed: Arc<Observed>,
+    wishes: Option<Wishes>,
     until: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let monitor = Monitor::new(observed);
+    let monitor = Monitor::new(observed, wishes);
     let (ending, ended) = tokio::sync::oneshot::channel();
     let until = async move {
         until.await;
@@ -170,6 +198,7 @@ fn routes(monitor: Arc<Monitor>) -> Router {
         .route("/ready", get(ready))
         .route("/-/config", get(effective_config))
         .route("/-/status", get(status))
+        .route("/-/reload", post(reload_config))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(axum::middleware::map_response(harden))
@@ -225,6 +254,13 @@ async fn status(State(monitor): State<Arc<Monitor>>) -> Response {
     })
 }
 
+async fn reload_config(State(monitor): State<Arc<Monitor>>, headers: HeaderMap) -> Response {
+    let answer = reload::ask(monitor.wishes.as_ref(), &headers).await;
+    let mut response = with_type("text/plain; charset=utf-8", answer.text);
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}
+
 /// The answer of `/-/status`.
 #[derive(serde::Serialize)]
 struct Status {
@@ -238,15 +274,16 @@ struct Status {
 async fn not_found() -> Response {
     plain(
         StatusCode::NOT_FOUND,
-        "not found; this port has /, /metrics, /-/healthy, /-/ready, /-/config and /-/status\n",
+        "not found; this port has /, /metrics, /-/healthy, /-/ready, /-/config, /-/status and /-/reload\n",
     )
 }
 
-async fn not_allowed() -> Response {
-    plain(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method not allowed; use GET or HEAD\n",
-    )
+async fn not_allowed(uri: Uri) -> Response {
+    let text = match uri.path() {
+        "/-/reload" => "method not allowed; use POST\n",
+        _ => "method not allowed; use GET or HEAD\n",
+    };
+    plain(StatusCode::METHOD_NOT_ALLOWED, text)
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response {

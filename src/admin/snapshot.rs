@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Observed;
 use super::history::{Curve, History, Point, attempts};
 use super::metrics::{books, received_bytes, refusals, requests};
+use super::{Listed, Observed};
 use super::{process, refusal};
-use crate::config::DestinationTarget;
 use crate::fanout::gate::{Amount, Books};
 use crate::fanout::status::LastError;
-use crate::fanout::{DropReason, Gate, SpoolLink};
+use crate::fanout::{DestinationId, DropReason, SpoolLink};
 use crate::runtime::clock::Mono;
 use crate::runtime::phase::Phase;
 
@@ -53,7 +52,7 @@ pub struct Snapshot {
     pub received_bytes: u64,
     /// Over all destinations.
     pub totals: Totals,
-    /// In the order of `--to`.
+    /// In the order of the plan, then those that leave.
     pub destinations: Vec<Destination>,
     /// What clients were told.
     pub answers: Vec<Answers>,
@@ -116,10 +115,15 @@ pub enum State {
 /// One destination.
 #[derive(Clone, Debug, Serialize)]
 pub struct Destination {
+    /// Which one of this process.
+    #[serde(skip)]
+    pub id: DestinationId,
     /// Its name.
     pub name: String,
     /// `http` or `file`.
     pub kind: &'static str,
+    /// Whether a reload has removed it, and it only gets what waits for it.
+    pub leaving: bool,
     /// In a word.
     pub state: State,
     /// Parcels taken in.
@@ -148,8 +152,8 @@ pub struct Destination {
     pub spool: Option<Spool>,
     /// Age of the oldest queued parcel.
     pub oldest_age_seconds: f64,
-    /// Age at which parcels are dropped; `null` for a destination that the plan does not know.
-    pub max_age_seconds: Option<f64>,
+    /// Age at which parcels are dropped.
+    pub max_age_seconds: f64,
     /// Open connections.
     pub connections: u64,
     /// Requests that ended.
@@ -228,14 +232,14 @@ pub struct Refusals {
 impl Snapshot {
     /// Reads everything.
     pub fn take(observed: &Observed, history: &History, now: Mono, unix_now: Duration) -> Self {
-        let destinations: Vec<Destination> = observed
-            .gates
-            .iter()
-            .enumerate()
-            .map(|(index, gate)| Destination::take(observed, history, now, index, gate))
+        let in_force = observed.in_force.load();
+        let listed = in_force.destinations.iter();
+        let destinations: Vec<Destination> = listed
+            .map(|listed| Destination::take(listed, history, now))
             .collect();
         let phase = observed.phase();
-        let curves = |curve| (0..destinations.len()).map(move |index| history.curve(index, curve));
+        let ids: Vec<DestinationId> = destinations.iter().map(|one| one.id).collect();
+        let curves = |curve| ids.iter().map(move |id| history.curve(*id, curve));
         Self {
             version: env!("CARGO_PKG_VERSION"),
             phase: phase_label(phase),
@@ -244,8 +248,8 @@ impl Snapshot {
             engine_reason: observed.engine.reason.clone(),
             now_unix_ms: u64::try_from(unix_now.as_millis()).unwrap_or(u64::MAX),
             uptime_seconds: observed.uptime().as_secs_f64(),
-            listen: observed.plan.listen.clone(),
-            tls: observed.plan.tls.is_some(),
+            listen: in_force.plan.listen.clone(),
+            tls: in_force.plan.tls.is_some(),
             connections: Share {
                 used: observed.connections.open() as u64,
                 limit: observed.connections.limit() as u64,
@@ -309,26 +313,22 @@ impl Totals {
 }
 
 impl Destination {
-    fn take(observed: &Observed, history: &History, now: Mono, index: usize, gate: &Gate) -> Self {
+    fn take(listed: &Listed, history: &History, now: Mono) -> Self {
+        let Listed { gate, plan, .. } = listed;
+        let id = gate.id;
         let books = books(gate);
         let status = &gate.status;
         let point = Point::read(&books, status);
-        let plan = observed
-            .plan
-            .destinations
-            .iter()
-            .find(|plan| plan.name == gate.name);
-        let recent = history.recent_attempts(index, now, attempts(status));
+        let recent = history.recent_attempts(id, now, attempts(status));
         let is_busy = books.held_parcels > 0
-            || history.recent_within(index, now, IDLE_AFTER, &point, |point| {
+            || history.recent_within(id, now, IDLE_AFTER, &point, |point| {
                 point.accepted + point.delivered
             }) > 0;
         Self {
+            id,
             name: gate.name.clone(),
-            kind: match plan.map(|plan| &plan.target) {
-                Some(DestinationTarget::File { .. }) => "file",
-                _ => "http",
-            },
+            kind: if plan.is_http() { "http" } else { "file" },
+            leaving: listed.is_leaving,
             state: match (status.is_auth_failing(), status.is_up(), is_busy) {
                 (true, _, _) => State::AuthFailing,
                 (false, false, _) => State::Down,
@@ -343,13 +343,11 @@ impl Destination {
                 .map(|reason| (reason.label(), books.dropped[reason.index()]))
                 .filter(|(_, amount)| amount.parcels > 0)
                 .collect(),
-            dropped_parcels_last_minute: history.recent(index, now, &point, |point| point.dropped),
+            dropped_parcels_last_minute: history.recent(id, now, &point, |point| point.dropped),
             queued_parcels: books.queued_parcels(),
             in_flight_parcels: books.in_flight,
             window_parcels: status.window(),
-            window_parcels_max: plan
-                .filter(|plan| plan.is_http())
-                .map(|plan| plan.inflight as u64),
+            window_parcels_max: plan.is_http().then_some(plan.inflight as u64),
             window_cuts: status.window_cuts().iter().sum(),
             queue_bytes: Share {
                 used: books.held_bytes.saturating_sub(books.spooled_bytes),
@@ -357,13 +355,13 @@ impl Destination {
             },
             spool: gate.spool().map(|link| Spool::take(link, &books)),
             oldest_age_seconds: status.oldest_age(now).as_secs_f64(),
-            max_age_seconds: plan.map(|plan| plan.max_age.as_secs_f64()),
+            max_age_seconds: plan.max_age.as_secs_f64(),
             connections: status.connections(),
             attempts: status.attempts(),
             retries: status.retries(),
-            accepted_parcels_per_second: history.rate(index, now, &point, |point| point.accepted),
-            delivered_parcels_per_second: history.rate(index, now, &point, |point| point.delivered),
-            delivered_bytes_per_second: history.rate(index, now, &point, |point| point.delivered_bytes),
+            accepted_parcels_per_second: history.rate(id, now, &point, |point| point.accepted),
+            delivered_parcels_per_second: history.rate(id, now, &point, |point| point.delivered),
+            delivered_bytes_per_second: history.rate(id, now, &point, |point| point.delivered_bytes),
             latency: Latency {
                 count: recent.count(),
                 p50_seconds: recent.quantile(0.5),
@@ -372,7 +370,7 @@ impl Destination {
             },
             last_success_unix_ms: status.last_success_unix_ms(),
             last_error: status.last_error(),
-            curve: history.curve(index, Curve::Delivered),
+            curve: history.curve(id, Curve::Delivered),
         }
     }
 

@@ -165,10 +165,15 @@ async fn play(args: &Args, verdict: Verdict) -> anyhow::Result<Option<Summary>> 
     let admin = bind_admin(args.admin).await?;
     let mut view = View::new(args.plain, args.json);
     view.say(&view::opening(&verdict, admin.local_addr()?));
-    tokio::task::spawn_local(admin::serve(admin, gateway.observed(), std::future::pending()));
+    tokio::task::spawn_local(admin::serve(
+        admin,
+        gateway.observed(),
+        None,
+        std::future::pending(),
+    ));
     let load = start_load(args, &gateway, &verdict)?;
 
-    let mut stage = Stage::new(args, load, sinks, gateway.gates.clone());
+    let mut stage = Stage::new(args, load, sinks, gateway.gates());
     let mut steps = tokio::time::interval(STEP);
     loop {
         let asked_to_end = tokio::select! {

@@ -2,18 +2,21 @@
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::{settle, usage};
 use crate::admin;
+use crate::admin::reload::{Answer, WAITING_MAX, Wish};
 use crate::config::units::show_size;
-use crate::config::{Flags, LogFormat, Plan};
+use crate::config::{DestinationPlan, Flags, LogFormat, Plan};
+use crate::gateway::reload::Refused;
 use crate::gateway::{Farewell, Gateway};
 use crate::runtime::{self, engine};
 
@@ -58,15 +61,16 @@ pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let control = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let result = LocalSet::new().block_on(&control, serve(plan, verdict));
+    let result = LocalSet::new().block_on(&control, serve(flags.clone(), plan, verdict));
     // A name look-up that hangs in the system's resolver must not keep the process.
     control.shutdown_background();
     result
 }
 
-async fn serve(plan: Plan, verdict: engine::Verdict) -> anyhow::Result<ExitCode> {
+async fn serve(flags: Flags, plan: Plan, verdict: engine::Verdict) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let admin = match plan.admin {
         Some(address) => Some(bind_admin(address).await?),
         None => None,
@@ -76,62 +80,113 @@ async fn serve(plan: Plan, verdict: engine::Verdict) -> anyhow::Result<ExitCode>
     gateway.spawn_rotation();
     gateway.spawn_side_door();
     let (admin_stop, admin_stopped) = oneshot::channel::<()>();
+    let (wishes, mut wished) = mpsc::channel(WAITING_MAX);
     if let Some(listener) = admin {
         tracing::info!(address = %listener.local_addr()?, "admin port");
         let until = async move { drop(admin_stopped.await) };
-        tokio::task::spawn_local(admin::serve(listener, gateway.observed(), until));
+        let serving = admin::serve(listener, gateway.observed(), Some(wishes), until);
+        tokio::task::spawn_local(serving);
     }
-    for destination in &gateway.plan.destinations {
-        tracing::info!(
-            destination = %destination.name,
-            queue_limit = show_size(destination.queue_limit),
-            max_age = ?destination.max_age,
-            "forwarding"
-        );
+    for destination in &gateway.plan().destinations {
+        tell_of(destination);
     }
     for address in &gateway.addresses {
         tracing::info!(%address, "listening");
     }
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: finishing; a second signal leaves at once"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: finishing; a second signal leaves at once"),
+    loop {
+        let wish: Option<Wish> = tokio::select! {
+            biased;
+            _ = terminate.recv() => break tracing::info!("SIGTERM: finishing; a second signal leaves at once"),
+            _ = interrupt.recv() => break tracing::info!("SIGINT: finishing; a second signal leaves at once"),
+            _ = hangup.recv() => None,
+            Some(wish) = wished.recv() => Some(wish),
+        };
+        // A disk that hangs may hold a reload up, never the end.
+        let answer = tokio::select! {
+            biased;
+            _ = terminate.recv() => break tracing::info!("SIGTERM: finishing; a second signal leaves at once"),
+            _ = interrupt.recv() => break tracing::info!("SIGINT: finishing; a second signal leaves at once"),
+            answer = reload(&flags, &mut gateway) => answer,
+        };
+        if let Some(wish) = wish {
+            let _ = wish.send(answer); // whoever asked may have left
+        }
     }
-    let gates = gateway.gates.clone();
+    drop(wished);
+    let gates = gateway.gates();
     let farewells = tokio::select! {
         farewells = gateway.shut_down() => farewells,
         _ = terminate.recv() => Farewell::of_all(&gates),
         _ = interrupt.recv() => Farewell::of_all(&gates),
     };
     drop(admin_stop);
-    farewells.iter().for_each(tell);
+    farewells.iter().for_each(Farewell::tell);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the configuration file again and puts what it says in force, or nothing. Says how that went, in the log too.
+async fn reload(flags: &Flags, gateway: &mut Gateway) -> Answer {
+    let Some(file) = flags.config.as_deref().map(Path::display) else {
+        let text = "there is nothing to read again: the configuration came from flags and the environment alone, which cannot \
+                    change in a running process; start it with --config FILE";
+        tracing::warn!("asked to read the configuration again: {text}");
+        return answer(409, text.into());
+    };
+    let own = flags.clone();
+    // A file system may hang, and what it holds up must not be the control plane.
+    let read = tokio::task::spawn_blocking(move || settle::plan(&own)).await;
+    let told = match read {
+        Ok(Ok(plan)) => gateway.reload(plan).await.map_err(|refused| match refused {
+            Refused::NeedsRestart(_) => (409, vec![refused.to_string()]),
+            Refused::Unavailable(_) => (400, vec![refused.to_string()]),
+        }),
+        Ok(Err(troubles)) => Err((400, troubles.iter().map(ToString::to_string).collect())),
+        Err(error) => Err((500, vec![error.to_string()])),
+    };
+    gateway.reloads().note(told.is_ok());
+    match told {
+        Ok(changes) => {
+            for note in &gateway.plan().notes {
+                tracing::warn!(note, "of the configuration file");
+            }
+            let is_new = |name: &String| changes.added.contains(name) || changes.changed.contains(name);
+            let destinations = gateway.plan().destinations.iter();
+            destinations.filter(|one| is_new(&one.name)).for_each(tell_of);
+            tracing::info!(%file, %changes, "configuration read again");
+            answer(200, format!("{file} is in force: {changes}"))
+        }
+        Err((status, problems)) => {
+            for problem in &problems {
+                tracing::error!(%file, problem, "configuration not taken over, that of before stays in force");
+            }
+            let lines: Vec<String> = problems
+                .iter()
+                .map(|problem| format!("error: {problem}"))
+                .collect();
+            answer(status, lines.join("\n"))
+        }
+    }
+}
+
+fn answer(status: u16, text: String) -> Answer {
+    Answer {
+        status,
+        text: text + "\n",
+    }
+}
+
+fn tell_of(destination: &DestinationPlan) {
+    tracing::info!(
+        destination = %destination.name,
+        queue_limit = show_size(destination.queue_limit),
+        max_age = ?destination.max_age,
+        "forwarding"
+    );
 }
 
 pub(super) async fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bound = TcpListener::bind(address).await;
     bound.with_context(|| format!("--admin {address}: cannot bind; is another process using it?"))
-}
-
-fn tell(farewell: &Farewell) {
-    let Farewell {
-        name,
-        delivered,
-        dropped,
-        spooled,
-        unknown,
-    } = farewell;
-    if farewell.is_whole() && *spooled > 0 {
-        tracing::info!(destination = %name, delivered, spooled, lost = 0, "the rest waits in the spool for the next start");
-    } else if farewell.is_whole() {
-        tracing::info!(destination = %name, delivered, lost = 0, "all delivered");
-    } else {
-        let reasons: Vec<String> = dropped
-            .iter()
-            .map(|(reason, parcels)| format!("{reason}={parcels}"))
-            .collect();
-        let lost: u64 = dropped.iter().map(|(_, parcels)| parcels).sum();
-        tracing::error!(destination = %name, delivered, lost, reasons = reasons.join(" "), spooled, undecided = unknown, "lost");
-    }
 }
 
 fn start_logging(plan: &Plan) {

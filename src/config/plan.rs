@@ -102,7 +102,7 @@ pub struct Plan {
 }
 
 /// The disk, as far as it is ours.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SpoolPlan {
     /// The folder.
     pub directory: PathBuf,
@@ -234,7 +234,101 @@ impl Plan {
         }
     }
 
-    /// The core that owns destination `index`: writers are the last cores.
+    /// The threads stay as they are in `running`, whatever the number of destinations would make of them now.
+    #[must_use]
+    pub fn on_the_threads_of(self, running: &Self) -> Self {
+        Self {
+            cores: running.cores,
+            writers: running.writers,
+            pinned: running.pinned.clone(),
+            ..self
+        }
+    }
+
+    /// What is other than in `running` and cannot change in a running process, by flags.
+    pub fn needs_restart(&self, running: &Self) -> Vec<&'static str> {
+        // Everything is named here, so that a new field is thought of.
+        let Self {
+            listen,
+            tls,
+            h2c,
+            admin,
+            destinations: _,
+            external_labels: _,
+            relabel: _,
+            labels,
+            ack,
+            overflow,
+            memory_limit,
+            spool,
+            body_limit,
+            conn_limit,
+            read_timeout,
+            write_timeout,
+            idle_timeout,
+            max_connection_age,
+            debuginfo_timeout,
+            dns_refresh,
+            cores,
+            writers,
+            pinned,
+            engine,
+            drain_timeout: _,
+            pass_headers,
+            trace_headers: _,
+            log,
+            log_level,
+            notes: _,
+        } = self;
+        let differing = [
+            ("--listen", *listen != running.listen),
+            ("--tls-...", *tls != running.tls),
+            ("--h2c", *h2c != running.h2c),
+            ("--admin", *admin != running.admin),
+            ("--labels", *labels != running.labels),
+            ("--ack", *ack != running.ack),
+            ("--overflow", *overflow != running.overflow),
+            ("--memory-limit", *memory_limit != running.memory_limit),
+            ("--spool", *spool != running.spool),
+            ("--body-limit", *body_limit != running.body_limit),
+            ("--conn-limit", *conn_limit != running.conn_limit),
+            ("--read-timeout", *read_timeout != running.read_timeout),
+            ("--write-timeout", *write_timeout != running.write_timeout),
+            ("--idle-timeout", *idle_timeout != running.idle_timeout),
+            (
+                "--max-connection-age",
+                *max_connection_age != running.max_connection_age,
+            ),
+            (
+                "--debuginfo-timeout",
+                *debuginfo_timeout != running.debuginfo_timeout,
+            ),
+            ("--dns-refresh", *dns_refresh != running.dns_refresh),
+            ("--cores", *cores != running.cores || *pinned != running.pinned),
+            ("--writers", *writers != running.writers),
+            ("--engine", *engine != running.engine),
+            ("--pass-header", *pass_headers != running.pass_headers),
+            ("--log", *log != running.log),
+            ("--log-level", *log_level != running.log_level),
+        ];
+        let differing = differing.into_iter().filter(|(_, differs)| *differs);
+        differing.map(|(flag, _)| flag).collect()
+    }
+
+    /// The cores that may own destinations: all, or the writers, which are the last ones.
+    pub fn writer_cores(&self) -> std::ops::Range<usize> {
+        match self.writers {
+            0 => 0..self.cores,
+            writers => self.cores - writers..self.cores,
+        }
+    }
+
+    /// Whether it has a destination of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.destinations.iter().any(|one| one.name == name)
+    }
+
+    /// The core that owns destination `index` at the start.
     pub fn writer_core(&self, index: usize) -> usize {
         // An archive has a thread of its own, so it takes no core's turn.
         let index = self
@@ -243,11 +337,8 @@ impl Plan {
             .take(index)
             .filter(|one| one.is_http())
             .count();
-        if self.writers == 0 {
-            index % self.cores
-        } else {
-            self.cores - self.writers + index % self.writers
-        }
+        let cores = self.writer_cores();
+        cores.start + index % cores.len()
     }
 
     /// How many cores take connections: the first ones.

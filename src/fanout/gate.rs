@@ -28,7 +28,7 @@ const CROWDED_PARCELS: u64 = 64;
 /// Bytes held beyond which it is crowded: what fits the caches of a core beside everything else.
 const CROWDED_BYTES: u64 = 4 << 20;
 
-/// Which destination, counted in the order of `--to`.
+/// Which destination of this process, counted as they come. One that was removed and comes again is another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DestinationId(pub usize);
 
@@ -43,8 +43,8 @@ pub struct Gate {
     pub doorbell: Doorbell,
     /// Is it up, and if not, why not.
     pub status: Status,
-    bytes_max: u64,
-    pinned_bytes_max: u64,
+    bytes_max: AtomicU64,
+    pinned_bytes_max: AtomicU64,
     drops_oldest: bool,
     spool: Option<SpoolLink>,
     closing: AtomicBool,
@@ -52,6 +52,26 @@ pub struct Gate {
     receiver: Receiver<Parcel>,
     inbound: CachePadded<Accepted>,
     outbound: CachePadded<Settled>,
+}
+
+/// The queue between cores, which a gate that has ended leaves to the next one: it is nearly all of a gate's memory.
+#[derive(Clone, Debug)]
+pub struct Crossing {
+    sender: Sender<Parcel>,
+    receiver: Receiver<Parcel>,
+}
+
+impl Default for Crossing {
+    fn default() -> Self {
+        Self::with_parcels_max(CROSSING_PARCELS_MAX)
+    }
+}
+
+impl Crossing {
+    fn with_parcels_max(parcels_max: usize) -> Self {
+        let (sender, receiver) = crossbeam_channel::bounded(parcels_max);
+        Self { sender, receiver }
+    }
 }
 
 /// Written by inbound cores.
@@ -103,6 +123,19 @@ struct Tally {
     profile_bytes: AtomicU64,
 }
 
+impl Tally {
+    fn add(&self, other: &Self) {
+        for (to, from) in [
+            (&self.parcels, &other.parcels),
+            (&self.bytes, &other.bytes),
+            (&self.profiles, &other.profiles),
+            (&self.profile_bytes, &other.profile_bytes),
+        ] {
+            to.fetch_add(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+}
+
 /// A reading of a `Tally`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Amount {
@@ -135,7 +168,7 @@ pub struct Books {
     pub spooled_parcels: u64,
     /// The same in body bytes.
     pub spooled_bytes: u64,
-    /// Of what was accepted, found in the spool at the start: an earlier process had accepted it.
+    /// Of what was accepted, found in the spool when the destination was started: it had been accepted before.
     pub recovered_parcels: u64,
     /// Being sent right now.
     pub in_flight: u64,
@@ -173,19 +206,26 @@ impl Books {
 impl Gate {
     /// The gate of one destination that may hold `bytes_max`.
     pub fn new(id: DestinationId, name: String, bytes_max: u64) -> Self {
-        Self::with_crossing(id, name, bytes_max, CROSSING_PARCELS_MAX)
+        Self::over(id, name, bytes_max, Crossing::default())
     }
 
     /// A gate on whose crossing `parcels_max` may lie: tests that make gates by the thousand want small ones.
+    #[cfg(test)]
     pub(crate) fn with_crossing(id: DestinationId, name: String, bytes_max: u64, parcels_max: usize) -> Self {
-        let (sender, receiver) = crossbeam_channel::bounded(parcels_max);
+        Self::over(id, name, bytes_max, Crossing::with_parcels_max(parcels_max))
+    }
+
+    /// The same over a crossing that is there already, on which nothing lies.
+    pub fn over(id: DestinationId, name: String, bytes_max: u64, crossing: Crossing) -> Self {
+        let Crossing { sender, receiver } = crossing;
+        debug_assert!(receiver.is_empty(), "another gate's parcels");
         Self {
             id,
             name,
             doorbell: Doorbell::default(),
             status: Status::default(),
-            bytes_max,
-            pinned_bytes_max: u64::MAX,
+            bytes_max: AtomicU64::new(bytes_max),
+            pinned_bytes_max: AtomicU64::new(u64::MAX),
             drops_oldest: true,
             spool: None,
             closing: AtomicBool::new(false),
@@ -199,10 +239,46 @@ impl Gate {
     /// Bounds the memory that its parcels may pin, too.
     #[must_use]
     pub fn with_pinned_bytes_max(self, pinned_bytes_max: u64) -> Self {
-        Self {
-            pinned_bytes_max,
-            ..self
+        self.set_pinned_bytes_max(pinned_bytes_max);
+        self
+    }
+
+    /// Goes on with the books of `past`, the gate of a destination of this name that has ended: what it had delivered and
+    /// dropped. What it left in a spool is not in them any more, it is found there again.
+    #[must_use]
+    pub fn continuing(self, past: &Self) -> Self {
+        let ended = |tally: &Tally| tally.parcels.load(Ordering::Relaxed);
+        let (from, to) = (&past.outbound, &self.outbound);
+        let mut parcels = ended(&from.delivered);
+        let mut bytes = from.delivered.bytes.load(Ordering::Relaxed);
+        to.delivered.add(&from.delivered);
+        for (to, from) in to.dropped.iter().zip(&from.dropped) {
+            to.add(from);
+            parcels += ended(from);
+            bytes += from.bytes.load(Ordering::Relaxed);
         }
+        self.inbound.parcels.store(parcels, Ordering::Relaxed);
+        self.inbound.bytes.store(bytes, Ordering::Relaxed);
+        self.status.continue_from(&past.status);
+        self
+    }
+
+    /// Its crossing, once nobody puts anything there any more.
+    pub fn crossing(&self) -> Crossing {
+        Crossing {
+            sender: self.sender.clone(),
+            receiver: self.receiver.clone(),
+        }
+    }
+
+    /// Changes the byte budget. What is too much then goes at the writer's next turn.
+    pub fn set_bytes_max(&self, bytes_max: u64) {
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    /// Changes how much memory its parcels may pin.
+    pub fn set_pinned_bytes_max(&self, pinned_bytes_max: u64) {
+        self.pinned_bytes_max.store(pinned_bytes_max, Ordering::Relaxed);
     }
 
     /// Says what gives way when it is full: its oldest parcel, or new pushes. What was taken in on the spool's account, which
@@ -270,9 +346,9 @@ impl Gate {
     /// Whether more is held than `times` the budget.
     fn exceeds(&self, times: u64) -> bool {
         let held = &self.inbound;
-        let is_heavy = held.held_weight.load(Ordering::Relaxed) > self.bytes_max.saturating_mul(times);
+        let is_heavy = held.held_weight.load(Ordering::Relaxed) > self.bytes_max().saturating_mul(times);
         let pinned = held.held_pinned_bytes.load(Ordering::Relaxed);
-        is_heavy || pinned > self.pinned_bytes_max.saturating_mul(times)
+        is_heavy || pinned > self.pinned_bytes_max().saturating_mul(times)
     }
 
     /// Whether the spool, which has to store every parcel first, is behind by as much as it may be.
@@ -392,8 +468,8 @@ impl Gate {
             let held = cell.load(Ordering::Relaxed);
             held == 0 || held.saturating_add(bytes) <= limit / 2
         };
-        is_free(&held.held_weight, self.bytes_max)
-            && is_free(&held.held_pinned_bytes, self.pinned_bytes_max)
+        is_free(&held.held_weight, self.bytes_max())
+            && is_free(&held.held_pinned_bytes, self.pinned_bytes_max())
             && self
                 .receiver
                 .capacity()
@@ -511,7 +587,11 @@ impl Gate {
 
     /// The byte budget.
     pub fn bytes_max(&self) -> u64 {
-        self.bytes_max
+        self.bytes_max.load(Ordering::Relaxed)
+    }
+
+    fn pinned_bytes_max(&self) -> u64 {
+        self.pinned_bytes_max.load(Ordering::Relaxed)
     }
 
     /// Parcels waiting or in flight, in memory or on disk.
@@ -684,6 +764,49 @@ mod tests {
         }
         let books = gate.books();
         assert!(books.balance() && books.held_parcels <= 20, "{books:?}");
+    }
+
+    #[test]
+    fn a_destination_that_comes_again_goes_on_with_its_books() {
+        let past = gate(u64::MAX);
+        let fanout = Fanout::new(vec![past], Overflow::DropOldest);
+        for _ in 0..3 {
+            fanout.offer(&Arc::new(push(30, AckMode::Detached, 1))).unwrap();
+        }
+        past.take().unwrap().ticket.resolve(Outcome::Delivered);
+        past.take().unwrap().ticket.drop_for(DropReason::Removed);
+        past.take().unwrap().ticket.shelve();
+        past.status.attempted(true);
+        past.status.delivered(clock::now());
+        let again = Gate::over(DestinationId(1), past.name.clone(), 1, past.crossing()).continuing(past);
+        let (before, after) = (past.books(), again.books());
+        assert!(after.balance(), "{after:?}");
+        assert_eq!((before.accepted_parcels, before.spooled_parcels), (3, 1));
+        assert_eq!((after.accepted_parcels, after.held_parcels), (2, 0));
+        assert_eq!((after.accepted_bytes, after.delivered), (60, before.delivered));
+        assert_eq!(after.dropped, before.dropped);
+        assert_eq!((again.status.attempts(), again.status.retries()), (1, 1));
+        assert_eq!(
+            again.status.last_success_unix_ms(),
+            past.status.last_success_unix_ms()
+        );
+    }
+
+    #[test]
+    fn limits_may_change_while_parcels_wait() {
+        let weight = push(30, AckMode::Detached, 1).weight();
+        let gate = gate(10 * weight);
+        let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
+        for _ in 0..4 {
+            fanout.offer(&Arc::new(push(30, AckMode::Detached, 1))).unwrap();
+        }
+        assert!(!gate.is_over_budget());
+        gate.set_bytes_max(2 * weight);
+        assert!(gate.is_over_budget());
+        gate.set_bytes_max(4 * weight);
+        assert!(!gate.is_over_budget());
+        gate.set_pinned_bytes_max(1);
+        assert!(gate.is_over_budget());
     }
 
     #[test]

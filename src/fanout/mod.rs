@@ -27,9 +27,9 @@ use std::sync::Arc;
 use crate::config::Overflow;
 
 pub use call::{Call, Calls};
-pub use gate::{DestinationId, Gate};
+pub use gate::{Crossing, DestinationId, Gate};
 pub use push::{AckMode, Push, Verdict};
-pub use spool_link::{RecordId, SpoolLink};
+pub use spool_link::{RecordId, SpoolLink, StoreBounds};
 pub use status::Status;
 pub use ticket::{DropReason, Outcome, Ticket};
 
@@ -40,12 +40,18 @@ pub struct Parcel {
     pub ticket: Ticket,
     /// Attempts that count against the destination's limit, made so far.
     pub attempts: u32,
+    /// Which start of its desk the attempt under way belongs to.
+    pub start: u32,
 }
 
 impl Parcel {
     /// A parcel that has not been tried.
     pub fn new(ticket: Ticket) -> Self {
-        Self { ticket, attempts: 0 }
+        Self {
+            ticket,
+            attempts: 0,
+            start: 0,
+        }
     }
 
     /// Whether a client waits for what becomes of it.
@@ -54,7 +60,7 @@ impl Parcel {
     }
 }
 
-/// All destinations, as a push sees them.
+/// All destinations, as a push sees them. Never changed: a reload makes another one.
 #[derive(Debug)]
 pub struct Fanout {
     gates: Vec<&'static Gate>,
@@ -94,7 +100,7 @@ impl Fanout {
         self.calls.as_ref()
     }
 
-    /// The gates in the order of `--to`.
+    /// The gates in the order of the plan.
     pub fn gates(&self) -> &[&'static Gate] {
         &self.gates
     }

@@ -11,6 +11,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -49,8 +50,9 @@ pub enum Return {
 pub struct SpoolLink {
     stores_all: bool,
     keeps_refused: bool,
-    waiting_bytes_max: u64,
+    waiting_bytes_max: AtomicU64,
     waiting_bytes: AtomicU64,
+    changed: Mutex<Option<StoreBounds>>,
     reads: AtomicBool,
     is_last: AtomicBool,
     is_finishing: AtomicBool,
@@ -63,6 +65,15 @@ pub struct SpoolLink {
     keeper: OnceLock<Thread>,
 }
 
+/// Bounds of what is stored that may change while the keeper is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreBounds {
+    /// Most bytes on disk.
+    pub disk_bytes_max: u64,
+    /// Age above which a parcel is dropped instead of read back.
+    pub max_age: Duration,
+}
+
 /// What the keeper counts, for metrics and pages. Written by it alone.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -70,6 +81,8 @@ pub struct Counts {
     pub disk_bytes: AtomicU64,
     /// Its limit.
     pub disk_bytes_max: AtomicU64,
+    /// Parcels on disk that have not ended, those that are in memory too included.
+    pub left_parcels: AtomicU64,
     /// Parcels written.
     pub stored_parcels: AtomicU64,
     /// Parcels read back.
@@ -91,8 +104,9 @@ impl SpoolLink {
         Self {
             stores_all,
             keeps_refused: false,
-            waiting_bytes_max,
+            waiting_bytes_max: AtomicU64::new(waiting_bytes_max),
             waiting_bytes: AtomicU64::new(0),
+            changed: Mutex::new(None),
             reads: AtomicBool::new(true),
             is_last: AtomicBool::new(false),
             is_finishing: AtomicBool::new(false),
@@ -145,7 +159,8 @@ impl SpoolLink {
 
     /// Whether as much waits to be stored as may.
     pub fn is_behind(&self) -> bool {
-        !self.is_last() && self.waiting_bytes.load(Ordering::Relaxed) >= self.waiting_bytes_max
+        !self.is_last()
+            && self.waiting_bytes.load(Ordering::Relaxed) >= self.waiting_bytes_max.load(Ordering::Relaxed)
     }
 
     /// Whether the disk takes what it is given.
@@ -193,6 +208,24 @@ impl SpoolLink {
     /// Nothing comes back into memory from now on.
     pub fn stop_reading(&self) {
         self.reads.store(false, Ordering::Release);
+    }
+
+    /// What is on disk may come back again.
+    pub fn resume_reading(&self) {
+        self.reads.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Changes the bounds: how much may wait to be stored, and what the keeper keeps to from its next step on.
+    pub fn set_bounds(&self, waiting_bytes_max: u64, bounds: StoreBounds) {
+        self.waiting_bytes_max.store(waiting_bytes_max, Ordering::Relaxed);
+        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(bounds);
+        self.wake();
+    }
+
+    /// The keeper's side: the bounds, where they have changed.
+    pub fn take_bounds(&self) -> Option<StoreBounds> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The gateway leaves: what is in memory now is all that will come, and none of it is too much.

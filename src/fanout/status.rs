@@ -105,6 +105,28 @@ impl Status {
         (Route::Push, Span::Downstream, "push_downstream"),
     ];
 
+    /// Goes on counting where `past` has stopped: the status of a destination of the same name that has ended.
+    pub(super) fn continue_from(&self, past: &Self) {
+        let cells = [
+            (&self.attempts, &past.attempts),
+            (&self.retries, &past.retries),
+            (&self.last_success, &past.last_success),
+        ];
+        for (to, from) in cells.into_iter().chain(self.cuts.iter().zip(&past.cuts)) {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        *self.lock() = past.last_error();
+        for (to, from) in self.latency.iter().zip(&past.latency) {
+            to.continue_from(from);
+        }
+    }
+
+    /// The destination is asked in another way from now on: what was said of it before counts no more.
+    pub fn start_over(&self) {
+        self.set_up(true);
+        self.auth_failing.store(false, Ordering::Relaxed);
+    }
+
     /// Notes whether the destination is up.
     pub fn set_up(&self, up: bool) {
         self.up.store(up, Ordering::Relaxed);

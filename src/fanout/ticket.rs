@@ -28,13 +28,15 @@ pub enum DropReason {
     Damaged,
     /// It was waiting when the drain timeout of a shutdown ran out.
     Shutdown,
+    /// Its destination was removed by a reload and took nothing for as long as the drain timeout.
+    Removed,
     /// A ticket was lost: a mistake in pyrotee, please report it.
     Abandoned,
 }
 
 impl DropReason {
     /// Every reason, in the order of its [`DropReason::index`].
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Overflow,
         Self::TooOld,
         Self::Rejected,
@@ -44,6 +46,7 @@ impl DropReason {
         Self::WriteFailed,
         Self::Damaged,
         Self::Shutdown,
+        Self::Removed,
         Self::Abandoned,
     ];
 
@@ -59,13 +62,17 @@ impl DropReason {
             Self::WriteFailed => "write_failed",
             Self::Damaged => "damaged",
             Self::Shutdown => "shutdown",
+            Self::Removed => "removed",
             Self::Abandoned => "abandoned",
         }
     }
 
     /// Whether a parcel that is on disk stays there for another time: it was its memory that had to go.
     fn leaves_it_stored(self) -> bool {
-        matches!(self, Self::Overflow | Self::Shutdown | Self::Abandoned)
+        matches!(
+            self,
+            Self::Overflow | Self::Shutdown | Self::Removed | Self::Abandoned
+        )
     }
 
     /// The position in [`DropReason::ALL`].

@@ -1,67 +1,82 @@
 //! The spools of all destinations: opened before the gates, started with them, finished after the cores.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use anyhow::Context;
 
-use super::{LAST_WRITES_WAIT, wait_until};
 use crate::config::{AckPolicy, DestinationPlan, Overflow, Plan, SpoolOrphans, SpoolPlan};
-use crate::fanout::{Gate, SpoolLink};
+use crate::fanout::{Gate, SpoolLink, StoreBounds};
 use crate::runtime::clock;
 use crate::runtime::pool::MemoryBudget;
+use crate::runtime::reserved::Reserved;
 use crate::spool::keeper::{self, Keeper, Rules};
-use crate::spool::{self, Lock, RealDisk, Store, StoreLimits, folder_name};
+use crate::spool::{self, Lock, RealDisk, Recovery, Store, StoreLimits, Sums, folder_name};
 
 /// Of a queue limit, the part that may wait to be written to disk besides. A quarter is many times what a disk takes in
 /// the time of one sync.
 const WAITING_SHARE: u64 = 4;
 
-/// The spools of a gateway, and what keeps other processes out of them.
-#[derive(Default)]
-pub struct Spools {
-    running: Vec<(&'static SpoolLink, JoinHandle<()>)>,
-    _lock: Option<Lock>,
+/// Locks the folder of spools, if there is one, and looks at what is there for nobody.
+///
+/// # Errors
+/// The folder cannot be had, another process has it, or it holds a backlog that the plan does not want to leave.
+pub fn lock(plan: &Plan) -> anyhow::Result<Option<Lock>> {
+    let Some(spool) = &plan.spool else { return Ok(None) };
+    let lock = spool::lock(&spool.directory).context("--spool")?;
+    settle_orphans(spool, plan)?;
+    Ok(Some(lock))
 }
 
-impl Spools {
-    /// Locks the folder and looks at what is there for nobody.
-    ///
-    /// # Errors
-    /// The folder cannot be had, another process has it, or it holds a backlog that the plan does not want to leave.
-    pub fn open(plan: &Plan) -> anyhow::Result<Self> {
-        let Some(spool) = &plan.spool else {
-            return Ok(Self::default());
-        };
-        let lock = spool::lock(&spool.directory).context("--spool")?;
-        settle_orphans(spool, plan)?;
-        Ok(Self {
-            running: Vec::new(),
-            _lock: Some(lock),
-        })
-    }
+/// A destination's spool, read, and a thread for it.
+pub struct OpenedSpool {
+    store: Store<RealDisk>,
+    recovery: Recovery,
+    thread: Reserved,
+}
 
-    /// Finishes a destination's gate: with its spool, where it has one, whose thread starts now.
+/// A destination's spool at work.
+pub struct SpoolThread {
+    link: &'static SpoolLink,
+    thread: JoinHandle<()>,
+}
+
+impl OpenedSpool {
+    /// Opens the spool of `one`, where the plan gives it one. Nobody else may have it open.
     ///
     /// # Errors
     /// Its folder cannot be read, or no thread can be started.
-    pub fn start(
-        &mut self,
-        gate: Gate,
-        one: &DestinationPlan,
-        plan: &Plan,
-        memory: &Arc<MemoryBudget>,
-    ) -> anyhow::Result<&'static Gate> {
+    pub fn open(one: &DestinationPlan, plan: &Plan) -> anyhow::Result<Option<Self>> {
         let (Some(spool), Some(limit)) = (&plan.spool, one.spool_limit) else {
-            return Ok(Box::leak(Box::new(gate)));
+            return Ok(None);
         };
         let context = || format!("--spool: destination '{}'", one.name);
         let disk = RealDisk::create(&spool.directory.join(folder_name(&one.name))).with_context(context)?;
         let (store, recovery) = Store::open(disk, StoreLimits::of(limit)).with_context(context)?;
+        let thread = Reserved::new("spool").with_context(context)?;
+        Ok(Some(Self {
+            store,
+            recovery,
+            thread,
+        }))
+    }
+
+    /// Finishes a destination's gate with its spool, whose thread starts now.
+    pub fn start(
+        self,
+        gate: Gate,
+        one: &DestinationPlan,
+        plan: &Plan,
+        memory: &Arc<MemoryBudget>,
+    ) -> (&'static Gate, Option<SpoolThread>) {
+        let Some(spool) = &plan.spool else {
+            return (Box::leak(Box::new(gate)), None);
+        };
         let link = SpoolLink::new(plan.ack == AckPolicy::Stored, gate.bytes_max() / WAITING_SHARE)
             .keeping_refused(spool.keeps_refused);
-        keeper::tell_damages(&one.name, &link, &recovery.damages);
-        let found = recovery.totals.left;
+        keeper::tell_damages(&one.name, &link, &self.recovery.damages);
+        let found = self.recovery.totals.left;
         if found.parcels > 0 {
             tracing::info!(destination = %one.name, parcels = found.parcels, bytes = found.bytes, "found in the spool");
         }
@@ -72,40 +87,77 @@ impl Spools {
             drops_oldest: plan.overflow == Overflow::DropOldest,
         };
         let clock = (clock::wall(), clock::boot());
-        let keeper = Keeper::new(gate, store, memory.clone(), rules, clock);
-        if let (Some(link), Some(keeper)) = (gate.spool(), keeper) {
-            let thread = keeper::start(keeper).with_context(context)?;
-            self.running.push((link, thread));
-        }
-        Ok(gate)
+        let keeper = Keeper::new(gate, self.store, memory.clone(), rules, clock);
+        let started = gate.spool().zip(keeper).map(|(link, keeper)| SpoolThread {
+            link,
+            thread: keeper::start(keeper, self.thread),
+        });
+        (gate, started)
+    }
+}
+
+impl SpoolThread {
+    /// Goes on with other limits.
+    pub fn change(&self, gate: &Gate, one: &DestinationPlan) {
+        let disk_bytes_max = one.spool_limit.unwrap_or_default();
+        let bounds = StoreBounds {
+            disk_bytes_max,
+            max_age: one.max_age,
+        };
+        self.link.set_bounds(gate.bytes_max() / WAITING_SHARE, bounds);
     }
 
-    /// Nothing more comes back into memory: a shutdown has begun, and what is on disk is the next start's.
+    /// Parcels on disk that have not ended.
+    pub fn left_parcels(&self) -> u64 {
+        self.link.counts().left_parcels.load(Ordering::Relaxed)
+    }
+
+    /// Nothing more comes back into memory: a shutdown has begun, or its destination is removed.
     pub fn stop_reading(&self) {
-        self.running.iter().for_each(|(link, _)| link.stop_reading());
+        self.link.stop_reading();
+    }
+
+    /// What is on disk comes back again: its destination has been removed, and is there again.
+    pub fn resume_reading(&self) {
+        self.link.resume_reading();
     }
 
     /// Nothing new comes: what is in memory gets to the disk, as far as that goes.
     pub fn take_the_rest(&self) {
-        self.running.iter().for_each(|(link, _)| link.set_last());
+        self.link.set_last();
     }
 
-    /// Ends the threads, each of which stores what it has been given first. A disk that hangs is waited for in vain.
-    pub async fn finish(self) {
-        self.running.iter().for_each(|(link, _)| link.finish());
-        let deadline = clock::now().after(LAST_WRITES_WAIT);
-        wait_until(deadline, || {
-            self.running.iter().all(|(_, thread)| thread.is_finished())
-        })
-        .await;
+    /// Ends the thread, which stores what it has been given first.
+    pub fn finish(&self) {
+        self.link.finish();
     }
+
+    /// Whether the thread has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// Deletes what is left of a destination, whose spool nobody has open. Returns what that was.
+///
+/// # Errors
+/// It cannot be read or deleted.
+pub fn delete(spool: &SpoolPlan, destination: &str) -> anyhow::Result<Sums> {
+    let all = spool::destinations(&spool.directory).context("--spool: cannot list the folder")?;
+    let Some(orphan) = all.into_iter().find(|one| one.destination == destination) else {
+        return Ok(Sums::default());
+    };
+    let context = || format!("--spool-orphans drop: '{destination}'");
+    let left = spool::summary(&RealDisk::existing(&orphan.folder), false).with_context(context)?;
+    spool::delete(&orphan).with_context(context)?;
+    Ok(left.left)
 }
 
 /// Looks for spools of destinations that the plan does not know.
 fn settle_orphans(spool: &SpoolPlan, plan: &Plan) -> anyhow::Result<()> {
     for orphan in spool::destinations(&spool.directory).context("--spool: cannot list the folder")? {
         let name = &orphan.destination;
-        if plan.destinations.iter().any(|one| one.name == *name) {
+        if plan.has(name) {
             continue;
         }
         let disk = RealDisk::existing(&orphan.folder);

@@ -23,7 +23,8 @@ use super::tally::{Closed, RouteLabel};
 use super::understand::{
     Dress, HeadLines, Prepared, Refusal, Wanted, charge_if_much, parts, place_of, prepare, put,
 };
-use super::{DISK_LOOK_EVERY, DISK_LOOKS, Inbound, Place, handshake, reply};
+use super::{Bench, DISK_LOOK_EVERY, DISK_LOOKS, Inbound, Place, handshake, reply};
+use crate::fanout::Fanout;
 use crate::fanout::call::CallAnswer;
 use crate::fanout::push::PushParts;
 use crate::http::answer;
@@ -319,10 +320,11 @@ impl Client {
         let lines = HeadLines { head, bytes };
         let setup = &self.inbound.setup;
         let query = query.unwrap_or_default();
-        handled.result = match prepare(setup, &self.inbound.bench, route, query, &lines, length) {
+        let bench = self.inbound.bench();
+        handled.result = match prepare(setup, &bench, route, query, &lines, length) {
             Ok(prepared) => {
                 handled.dress = prepared.dress;
-                self.receive_and_offer(route, head, started, prepared, &mut handled)
+                self.receive_and_offer(bench, route, head, started, prepared, &mut handled)
                     .await
             }
             Err((dress, refusal)) => {
@@ -335,6 +337,7 @@ impl Client {
 
     async fn receive_and_offer(
         &mut self,
+        bench: Rc<Bench>,
         route: Route,
         head: &RequestHead,
         started: Mono,
@@ -347,8 +350,7 @@ impl Client {
             prepared.query.as_ref().map_or(0, Bytes::len) + prepared.fields.len(),
         )?;
         self.continue_if_expected(head, started, handled).await?;
-        let inbound = self.inbound.clone();
-        let setup = &inbound.setup;
+        let setup = &self.inbound.setup;
         let was_here = self.inlet.has_whole_body(head);
         let body = match self.inlet.body(head, setup.plan.body_limit).await {
             Ok(body) => body,
@@ -361,9 +363,9 @@ impl Client {
         self.watch.disarm();
         let accepted = if was_here { started } else { clock::now() };
         drop(meanwhile);
-        let (parts, rejected) = parts(setup, route, prepared, body, started, accepted)?;
+        let (parts, rejected) = parts(setup, &bench, route, prepared, body, started, accepted)?;
         if let Some(parts) = parts {
-            offer(&inbound, parts).await?;
+            offer(&self.inbound, bench, parts).await?;
         }
         rejected.map_or(Ok(()), Err)
     }
@@ -551,13 +553,14 @@ impl Client {
 }
 
 /// Puts a push on every queue, and waits for its verdict where the policy says so.
-async fn offer(inbound: &Inbound, parts: PushParts) -> Result<(), Refusal> {
-    wait_for_disk(inbound).await;
+async fn offer(inbound: &Inbound, bench: Rc<Bench>, parts: PushParts) -> Result<(), Refusal> {
+    wait_for_disk(&bench.course.fanout).await;
     let deadline = parts.client_deadline;
-    let Some(push) = put(&inbound.setup, parts)? else {
-        give_way(inbound).await;
+    let Some(push) = put(&inbound.setup, &bench, parts)? else {
+        give_way(inbound, &bench.course.fanout).await;
         return Ok(());
     };
+    drop(bench); // nothing more is offered
     let verdict = match deadline {
         Mono::NEVER => push.verdict().await,
         deadline => {
@@ -572,9 +575,9 @@ async fn offer(inbound: &Inbound, parts: PushParts) -> Result<(), Refusal> {
 
 /// Lets a disk that is behind take what it was given before more is put on it: for want of room on the way to it a parcel
 /// would be dropped, or under `--ack stored` refused.
-async fn wait_for_disk(inbound: &Inbound) {
+async fn wait_for_disk(fanout: &Fanout) {
     for _ in 0..DISK_LOOKS {
-        if !inbound.setup.fanout.is_pressed() {
+        if !fanout.is_pressed() {
             return;
         }
         monoio::time::sleep(DISK_LOOK_EVERY).await;
@@ -584,9 +587,9 @@ async fn wait_for_disk(inbound: &Inbound) {
 /// Lets the writers of a busy core work where parcels come faster than they are sent: otherwise clients would fill the
 /// queues of good destinations as fast as one core can receive, and the queues would overflow. Where the core has time to
 /// spare it is the destination that is slow, and that is no concern of clients.
-async fn give_way(inbound: &Inbound) {
+async fn give_way(inbound: &Inbound, fanout: &Fanout) {
     if inbound.sweeper.is_busy()
-        && let Some(gate) = inbound.setup.fanout.crowded()
+        && let Some(gate) = fanout.crowded()
     {
         let _ = monoio::time::timeout(WAY_GIVEN_MAX, gate.room()).await;
     }

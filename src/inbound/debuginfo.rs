@@ -9,11 +9,11 @@ use bytes::Bytes;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-use super::InboundSetup;
 use super::client::{BodyState, Client, Handled};
 use super::inlet::ReceiveError;
 use super::tally::RouteLabel;
 use super::understand::{HeadLines, Lines, Refusal, dress};
+use crate::fanout::Fanout;
 use crate::fanout::call::{Call, CallAnswer, PIECES_WAITING_MAX, Piece};
 use crate::http::RequestHead;
 use crate::profile::route::Procedure;
@@ -96,7 +96,8 @@ impl Client {
         };
         handled.body = BodyState::Received;
         self.watch.disarm();
-        ask(&self.inbound.setup, path, fields, body.segments).await
+        let answered = ask(&self.inbound.bench().course.fanout, path, fields, body.segments)?;
+        told(answered).await
     }
 
     async fn upload(
@@ -111,7 +112,14 @@ impl Client {
         let bytes = self.inlet.head_bytes();
         let fields = fields_of(&HeadLines { head, bytes }, &[], &setup.plan.pass_headers);
         let (pieces, receiver) = mpsc::channel(PIECES_WAITING_MAX);
-        let mut answered = hand_over(setup, path, fields, None, receiver, deadline)?;
+        let mut answered = hand_over(
+            &self.inbound.bench().course.fanout,
+            path,
+            fields,
+            None,
+            receiver,
+            deadline,
+        )?;
         self.continue_if_expected(head, started, handled).await?;
         self.watch.arm(deadline, Expiry::StopReceiving);
         handled.body = BodyState::Broken;
@@ -159,21 +167,29 @@ pub(super) fn fields_of(lines: &impl Lines, names: &[&str], passed: &[String]) -
 /// Makes a unary call of which everything is here.
 ///
 /// # Errors
-/// When it cannot be made, or has no answer.
-pub(super) async fn ask(
-    setup: &InboundSetup,
+/// When it cannot be made.
+pub(super) fn ask(
+    fanout: &Fanout,
     path: String,
     fields: Bytes,
     message: impl IntoIterator<Item = Bytes>,
-) -> Result<CallAnswer, Refusal> {
+) -> Result<Answered, Refusal> {
     let whole: Vec<Bytes> = message.into_iter().filter(|piece| !piece.is_empty()).collect();
     let length = whole.iter().map(|piece| piece.len() as u64).sum();
     // Room for all pieces, so that nobody has to be waited for.
     let (pieces, receiver) = mpsc::channel(whole.len() + 1);
-    let answered = hand_over(setup, path, fields, Some(length), receiver, Mono::NEVER)?;
+    let answered = hand_over(fanout, path, fields, Some(length), receiver, Mono::NEVER)?;
     for piece in whole.into_iter().map(Piece::Data).chain([Piece::End]) {
         let _ = pieces.try_send(piece);
     }
+    Ok(answered)
+}
+
+/// What a unary call was answered.
+///
+/// # Errors
+/// When it has no answer.
+pub(super) async fn told(answered: Answered) -> Result<CallAnswer, Refusal> {
     let answer = answered.await.unwrap_or_else(|_| Err("the gateway ends".into()));
     answer.map_err(Refusal::debuginfo_unavailable)
 }
@@ -183,14 +199,14 @@ pub(super) async fn ask(
 /// # Errors
 /// When nobody takes calls, or too many are under way.
 pub(super) fn hand_over(
-    setup: &InboundSetup,
+    fanout: &Fanout,
     path: String,
     fields: Bytes,
     length: Option<u64>,
     body: mpsc::Receiver<Piece>,
     deadline: Mono,
 ) -> Result<Answered, Refusal> {
-    let Some(calls) = setup.fanout.calls() else {
+    let Some(calls) = fanout.calls() else {
         let why = "no destination takes debuginfo: the first http:// or https:// one in --to would";
         return Err(Refusal::debuginfo_unavailable(why.into()));
     };

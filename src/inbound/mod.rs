@@ -189,17 +189,34 @@ impl Drop for Accepting {
     }
 }
 
+/// What becomes of pushes: what a reload may change of it, replaced as a whole. A push goes by one course, the one that was
+/// followed when its head had come.
+#[derive(Clone, Debug)]
+pub struct Course {
+    /// The operator's part of the label rules. Each core needs its own: what a regex works with is not shared.
+    pub rules: Arc<LabelRules>,
+    /// All destinations. Whoever still holds it may still offer to them.
+    pub fanout: Arc<Fanout>,
+}
+
+impl Course {
+    /// The same with rules of its own.
+    #[must_use]
+    pub fn for_another_core(&self) -> Self {
+        Self {
+            rules: Arc::new((*self.rules).clone()),
+            fanout: self.fanout.clone(),
+        }
+    }
+}
+
 /// What every inbound core shares. Made on the control plane.
 #[derive(Clone)]
 pub struct InboundSetup {
     /// Its place among the inbound cores.
     pub core: usize,
-    /// The plan.
+    /// The plan that the process was started with, for what no reload changes.
     pub plan: Arc<Plan>,
-    /// The operator's part of the label rules.
-    pub rules: Arc<LabelRules>,
-    /// All destinations.
-    pub fanout: Arc<Fanout>,
     /// `--memory-limit`.
     pub memory: Arc<MemoryBudget>,
     /// `--conn-limit`.
@@ -223,18 +240,20 @@ impl InboundSetup {
     }
 }
 
-/// What one thread understands requests with.
+/// What one thread understands requests with. A request holds on to the one that it began with.
 pub struct Bench {
+    course: Course,
     rewriter: RefCell<Rewriter>,
     scratch: RefCell<Vec<u8>>,
 }
 
 impl Bench {
-    fn new(setup: &InboundSetup) -> Self {
-        Self {
-            rewriter: RefCell::new(Rewriter::new(setup.rules.clone(), LabelLimits::default())),
+    fn new(course: Course) -> Rc<Self> {
+        Rc::new(Self {
+            rewriter: RefCell::new(Rewriter::new(course.rules.clone(), LabelLimits::default())),
             scratch: RefCell::default(),
-        }
+            course,
+        })
     }
 
     /// Memory to write short text in, empty.
@@ -250,22 +269,23 @@ impl Bench {
 pub struct Inbound {
     setup: InboundSetup,
     sweeper: Rc<Sweeper>,
-    bench: Bench,
+    bench: RefCell<Rc<Bench>>,
     draining: Cell<bool>,
 }
 
 impl Inbound {
-    /// Accepts on `listeners` until the process drains.
+    /// Accepts on `listeners` until the process drains, and sends pushes on `course`.
     ///
     /// # Errors
     /// When the runtime cannot take over a listener.
     pub fn start(
         setup: InboundSetup,
+        course: Course,
         listeners: Vec<std::net::TcpListener>,
         sweeper: Rc<Sweeper>,
     ) -> io::Result<Rc<Self>> {
         let inbound = Rc::new(Self {
-            bench: Bench::new(&setup),
+            bench: RefCell::new(Bench::new(course)),
             setup,
             sweeper,
             draining: Cell::new(false),
@@ -278,6 +298,16 @@ impl Inbound {
         monoio::spawn(inbound.clone().follow_phase());
         monoio::spawn(inbound.clone().make_room_for_others());
         Ok(inbound)
+    }
+
+    /// Sends pushes whose head comes from now on on `course`.
+    pub fn follow(&self, course: Course) {
+        self.bench.replace(Bench::new(course));
+    }
+
+    /// What a request that begins now is understood with.
+    fn bench(&self) -> Rc<Bench> {
+        self.bench.borrow().clone()
     }
 
     /// Whether a shutdown has begun: answers then close their connection.

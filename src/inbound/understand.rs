@@ -419,6 +419,7 @@ fn outgoing_type(dress: Dress, verbatim: bool) -> Option<&'static str> {
 /// Why none of it is taken.
 pub fn parts(
     setup: &InboundSetup,
+    bench: &Bench,
     route: Route,
     prepared: Prepared,
     body: Body,
@@ -449,7 +450,13 @@ pub fn parts(
     let mut new_bytes = 0;
     match dress {
         Some(dress) if setup.plan.labels == LabelMode::Alloy => {
-            let spliced = push_body(body, dress, &setup.rules, setup.plan.body_limit, &setup.memory)?;
+            let spliced = push_body(
+                body,
+                dress,
+                &bench.course.rules,
+                setup.plan.body_limit,
+                &setup.memory,
+            )?;
             if spliced.relabelled > 0 {
                 setup
                     .tally
@@ -472,7 +479,7 @@ pub fn parts(
             parts.profile_bytes = parts.bytes;
         }
         _ => {
-            if route == Route::Ingest && !setup.rules.relabel().is_empty() {
+            if route == Route::Ingest && !bench.course.rules.relabel().is_empty() {
                 setup.tally.relabelled(1, 0);
             }
             parts.segments = body.segments;
@@ -489,15 +496,16 @@ pub fn parts(
 ///
 /// # Errors
 /// When a queue may not overflow and is full.
-pub fn put(setup: &InboundSetup, parts: PushParts) -> Result<Option<Arc<Push>>, Refusal> {
+pub fn put(setup: &InboundSetup, bench: &Bench, parts: PushParts) -> Result<Option<Arc<Push>>, Refusal> {
     let mode = match setup.plan.ack {
         AckPolicy::Queued => AckMode::Detached,
         AckPolicy::First => AckMode::First,
         AckPolicy::All => AckMode::All,
         AckPolicy::Stored => AckMode::Stored,
     };
-    let push = Arc::new(Push::new(parts, mode, setup.fanout.len()));
-    setup.fanout.offer(&push)?;
+    let fanout = &bench.course.fanout;
+    let push = Arc::new(Push::new(parts, mode, fanout.len()));
+    fanout.offer(&push)?;
     Ok((mode != AckMode::Detached).then_some(push))
 }
 

@@ -32,8 +32,8 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
@@ -44,6 +44,7 @@ use crate::fanout::queue::Queue;
 use crate::fanout::status::{Cut, Span};
 use crate::fanout::{DropReason, Gate, Outcome, Parcel};
 use crate::runtime::clock::{self, Mono};
+use crate::runtime::reserved::Reserved;
 
 /// Longest pause after a failure while draining: what can be saved before the drain timeout should be.
 const DRAIN_PAUSE_MAX: Duration = Duration::from_millis(200);
@@ -53,10 +54,8 @@ const DRAIN_PAUSE_MAX: Duration = Duration::from_millis(200);
 pub struct ArchiveSetup {
     /// Where its parcels come from.
     pub gate: &'static Gate,
-    /// The folder, created if it is not there.
-    pub directory: PathBuf,
-    /// Whether a profile counts as delivered only when it is on the disk itself (`--ack stored`).
-    pub synced: bool,
+    /// Its folder.
+    pub folder: Folder,
     /// Age above which a parcel is dropped as `too_old`.
     pub max_age: Duration,
     /// Attempts in all before a parcel is dropped as `write_failed`; 0 = until `max_age`.
@@ -67,12 +66,30 @@ pub struct ArchiveSetup {
     pub max_backoff: Duration,
 }
 
-/// How a shutdown talks to one archive's thread. First [`ArchiveControl::drain`], then, once the gate holds nothing or
-/// time is up, [`ArchiveControl::give_up`], then join the thread.
+/// A folder that profiles can be written to.
+#[derive(Debug)]
+pub struct Folder(Store);
+
+impl Folder {
+    /// Prepares `directory`, creating it if it is not there. `synced`: whether a profile counts as delivered only when it is
+    /// on the disk itself (`--ack stored`).
+    ///
+    /// # Errors
+    /// It can't be created or may not be written to; the text says which and why.
+    pub fn open(directory: PathBuf, synced: bool) -> io::Result<Self> {
+        Store::open(directory, synced).map(Self)
+    }
+}
+
+/// How the control plane talks to one archive's thread. A reload may [`ArchiveControl::change`] it. At its end first
+/// [`ArchiveControl::drain`], then, once the gate holds nothing or time is up, [`ArchiveControl::give_up`], then join the
+/// thread.
 #[derive(Debug)]
 pub struct ArchiveControl {
     gate: &'static Gate,
     stage: AtomicU8,
+    is_removed: AtomicBool,
+    changed: Mutex<Option<ArchiveSetup>>,
 }
 
 const RUNNING: u8 = 0;
@@ -85,12 +102,31 @@ impl ArchiveControl {
         Arc::new(Self {
             gate,
             stage: AtomicU8::new(RUNNING),
+            is_removed: AtomicBool::new(false),
+            changed: Mutex::new(None),
         })
+    }
+
+    /// Goes on with another setup, of the same gate, once the write under way is over. What waits is tried at once.
+    pub fn change(&self, setup: ArchiveSetup) {
+        *self.changed() = Some(setup);
+        self.gate.doorbell.ring();
+    }
+
+    fn changed(&self) -> MutexGuard<'_, Option<ArchiveSetup>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hurry: what waits for its backoff is tried now, and pauses are short. Parcels are still taken.
     pub fn drain(&self) {
         self.advance(DRAINING);
+    }
+
+    /// The end, because a reload has removed it: as [`ArchiveControl::give_up`], but what is still held is dropped as
+    /// `removed`.
+    pub fn give_up_removed(&self) {
+        self.is_removed.store(true, Ordering::SeqCst);
+        self.give_up();
     }
 
     /// The end: what is still held is dropped as `shutdown`, and the thread returns. Nothing may be offered to the gate
@@ -108,21 +144,24 @@ impl ArchiveControl {
     fn is(&self, stage: u8) -> bool {
         self.stage.load(Ordering::SeqCst) >= stage
     }
+
+    /// Why the rest is dropped at the end.
+    fn reason(&self) -> DropReason {
+        if self.is_removed.load(Ordering::SeqCst) {
+            DropReason::Removed
+        } else {
+            DropReason::Shutdown
+        }
+    }
 }
 
-/// Prepares the folder and starts the archive's thread, which ends by `control` alone. `control` must be that of the
-/// same gate.
-///
-/// # Errors
-/// The folder can't be created or may not be written to (the text says which and why), or no thread can be started.
-pub fn start(setup: ArchiveSetup, control: Arc<ArchiveControl>) -> io::Result<JoinHandle<()>> {
+/// Begins the archive's work on its thread, which ends by `control` alone. `control` must be that of the same gate.
+pub fn start(setup: ArchiveSetup, control: Arc<ArchiveControl>, thread: Reserved) -> JoinHandle<()> {
     assert!(
         std::ptr::eq(setup.gate, control.gate),
         "each gate has its own control"
     );
-    let store = Store::open(setup.directory.clone(), setup.synced)?;
     let archivist = Archivist {
-        store,
         setup,
         control,
         queue: Queue::default(),
@@ -132,16 +171,13 @@ pub fn start(setup: ArchiveSetup, control: Arc<ArchiveControl>) -> io::Result<Jo
         resume_at: Mono::default(),
         is_draining: false,
     };
-    thread::Builder::new()
-        .name("archive".into())
-        .spawn(move || archivist.run())
+    thread.begin(move || archivist.run())
 }
 
 /// The thread's state.
 struct Archivist {
     setup: ArchiveSetup,
     control: Arc<ArchiveControl>,
-    store: Store,
     queue: Queue<Parcel>,
     /// Parcels that failed, by when they are due; the number tells equal moments apart.
     waiting: BTreeMap<(Mono, u64), Parcel>,
@@ -175,6 +211,14 @@ impl Archivist {
     /// Takes what has come, then gives up what is too much or too old.
     fn accept(&mut self, now: Mono) {
         let gate = self.setup.gate;
+        let changed = self.control.changed().take();
+        if let Some(setup) = changed {
+            self.setup = setup;
+            self.failures = 0;
+            self.resume_at = now;
+            gate.status.start_over();
+            self.take_due(Mono::NEVER);
+        }
         while let Some(parcel) = gate.take() {
             self.queue.push(parcel.ticket.push().accepted, parcel);
         }
@@ -250,7 +294,11 @@ impl Archivist {
         let (route, accepted) = (parcel.ticket.push().route, parcel.ticket.push().accepted);
         let started = clock::now();
         gate.begin_attempt();
-        let result = self.store.put(parcel.ticket.push(), || self.control.is(GIVEN_UP));
+        let result = self
+            .setup
+            .folder
+            .0
+            .put(parcel.ticket.push(), || self.control.is(GIVEN_UP));
         gate.end_attempt();
         let now = clock::now();
         gate.status.attempted(parcel.attempts > 0);
@@ -262,7 +310,7 @@ impl Archivist {
                 self.note_success();
                 parcel.ticket.resolve(Outcome::Delivered);
             }
-            Err(StoreError::GivenUp) => parcel.ticket.drop_for(DropReason::Shutdown),
+            Err(StoreError::GivenUp) => parcel.ticket.drop_for(self.control.reason()),
             Err(StoreError::Disk(step, error)) => {
                 self.note_failure(format!("cannot {step}: {error}"), now);
                 if self.failures > 1 && parcel.ticket.push().is_awaited() {
@@ -334,11 +382,12 @@ impl Archivist {
     }
 
     fn give_up(mut self) {
+        let reason = self.control.reason();
         while let Some(parcel) = self.queue.take_oldest() {
-            parcel.ticket.drop_for(DropReason::Shutdown);
+            parcel.ticket.drop_for(reason);
         }
         for parcel in std::mem::take(&mut self.waiting).into_values() {
-            parcel.ticket.drop_for(DropReason::Shutdown);
+            parcel.ticket.drop_for(reason);
         }
         self.setup.gate.status.set_waiting(None);
     }

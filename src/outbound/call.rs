@@ -76,8 +76,8 @@ impl Destination {
             Mono::NEVER => clock::now().after(setup.plan.remote_timeout),
             deadline => deadline,
         };
-        self.await_credentials(deadline).await?;
-        let connection = self.connect(deadline).await?;
+        setup.await_credentials(deadline).await?;
+        let connection = self.connect(&setup, deadline).await?;
         let mut head = Vec::new();
         setup.head.write_call(
             &mut head,

@@ -92,6 +92,8 @@ pub struct Desk {
     in_flight: usize,
     limits: Limits,
     retry_blocked: bool,
+    /// How often it has started over.
+    starts: u32,
 }
 
 impl Desk {
@@ -104,6 +106,41 @@ impl Desk {
             in_flight: 0,
             limits,
             retry_blocked: false,
+            starts: 0,
+        }
+    }
+
+    /// Goes on counting how often the window was shut: the destination was here before.
+    #[must_use]
+    pub fn with_window_cuts(self, cuts: [u64; Cut::ALL.len()]) -> Self {
+        Self {
+            health: self.health.with_window_cuts(cuts),
+            ..self
+        }
+    }
+
+    /// The destination is asked in another way from now on, or is another one: what waits is due at once, and nothing is
+    /// known of its health. What is on the wire takes no place in the window any more, and how it ends says nothing of the
+    /// destination; what is refused there is sent once more.
+    pub fn start_over(&mut self, limits: Limits, now: Mono) {
+        self.hurry();
+        self.health = Health::new(limits.inflight, now).with_window_cuts(self.health.window_cuts());
+        self.limits = limits;
+        self.in_flight = 0;
+        self.retry_blocked = false;
+        self.starts = self.starts.wrapping_add(1);
+    }
+
+    /// Whether the attempt at `parcel` began before the desk started over.
+    pub fn is_stale(&self, parcel: &Parcel) -> bool {
+        parcel.start != self.starts
+    }
+
+    #[cold]
+    fn conclude_stale(&mut self, parcel: Parcel, outcome: Outcome) {
+        match outcome {
+            Outcome::Delivered => parcel.ticket.resolve(outcome),
+            _ => self.queue.put_back(parcel.ticket.push().accepted, parcel),
         }
     }
 
@@ -145,22 +182,33 @@ impl Desk {
             }
             return None;
         }
-        let parcel = self.queue.take(now)?;
-        if parcel.attempts == 0 {
-            self.health.earn_retry();
+        let mut next = self.queue.take(now);
+        // Where it lies: moving it would cost more than all the rest.
+        if let Some(parcel) = &mut next {
+            parcel.start = self.starts;
+            if parcel.attempts == 0 {
+                self.health.earn_retry();
+            }
+            self.in_flight += 1;
         }
-        self.in_flight += 1;
-        Some(parcel)
+        next
     }
 
-    /// An attempt that is about to be concluded as delivered took so long.
-    pub fn observe(&mut self, took: Duration, now: Mono) {
+    /// The attempt at `parcel`, which is about to be concluded as delivered, took so long.
+    pub fn observe(&mut self, parcel: &Parcel, took: Duration, now: Mono) {
+        if self.is_stale(parcel) {
+            return;
+        }
         self.health.window_mut().observe(took, self.in_flight, now);
     }
 
     /// The parcel's attempt is over: delivered or finally refused. The destination has answered.
     /// Returns whether it was down until now.
     pub fn conclude(&mut self, parcel: Parcel, outcome: Outcome) -> bool {
+        if self.is_stale(&parcel) {
+            self.conclude_stale(parcel, outcome);
+            return false;
+        }
         self.in_flight -= 1;
         if outcome == Outcome::Delivered {
             self.health.earn_by_delivery();
@@ -173,6 +221,10 @@ impl Desk {
     /// The parcel's attempt is over and failed: it waits for the next one, or is given up.
     /// Returns whether the destination changed between up and down.
     pub fn trouble(&mut self, parcel: Parcel, trouble: Trouble, now: Mono, random: f64) -> bool {
+        if self.is_stale(&parcel) {
+            self.wait_or_give_up(parcel, trouble, now, random);
+            return false;
+        }
         match trouble.cut() {
             Some(cut) => self.health.window_mut().ended_badly(cut, self.in_flight),
             None => self.health.window_mut().ended_otherwise(),
@@ -565,6 +617,49 @@ mod tests {
     }
 
     #[test]
+    fn starting_over_forgets_health_and_keeps_parcels() {
+        let mut bench = bench(0, 1 << 20);
+        for _ in 0..6 {
+            bench.offer(AckMode::Detached, at(0));
+        }
+        let wire: Vec<Parcel> = (0..4)
+            .map(|_| bench.desk.next(at(0), 0.0).expect("room"))
+            .collect();
+        for _ in 0..DOWN_AFTER {
+            bench.desk.health.failed(at(0), Duration::from_secs(1), 0.0);
+        }
+        assert!(!bench.desk.is_up());
+        bench.desk.start_over(limits(0), at(1));
+        assert!(bench.desk.is_up());
+        assert_eq!((bench.desk.in_flight(), bench.desk.window(at(1))), (0, 4));
+        let mut wire = wire.into_iter();
+        bench.desk.conclude(wire.next().unwrap(), Outcome::Delivered);
+        let refused = Outcome::Answered {
+            status: 401,
+            code: None,
+            reason: DropReason::Unauthorized,
+        };
+        bench.desk.conclude(wire.next().unwrap(), refused);
+        for parcel in wire {
+            bench.desk.trouble(parcel, Trouble::Silent, at(1), 0.0);
+        }
+        assert!(
+            bench.desk.is_up(),
+            "failures of before say nothing of what is now"
+        );
+        assert_eq!(bench.desk.parcels(), 5);
+        let mut sent = 0;
+        for now in [1, 200] {
+            while let Some(parcel) = bench.desk.next(at(now), 0.0) {
+                bench.desk.conclude(parcel, Outcome::Delivered);
+                sent += 1;
+            }
+        }
+        assert_eq!((sent, bench.gate.books().delivered.parcels), (5, 6));
+        assert!(bench.gate.books().balance());
+    }
+
+    #[test]
     fn an_outage_costs_a_queued_parcel_nothing_but_time() {
         let mut bench = bench(0, 1 << 20);
         bench.offer(AckMode::Detached, at(0));
@@ -680,7 +775,7 @@ mod tests {
         fn the_books_always_balance(
             seed in any::<u64>(),
             max_retries in 0u32..4,
-            steps in prop::collection::vec((0u8..6, 1u64..3000), 1..300),
+            steps in prop::collection::vec((0u8..7, 1u64..3000), 1..300),
         ) {
                         let weight = push(10, AckMode::All, 1).weight();
             let mut bench = bench(max_retries, 10 * weight);
@@ -701,8 +796,13 @@ mod tests {
                             wire.push(parcel);
                         }
                     }
+                    6 if amount % 10 == 0 => bench.desk.start_over(limits(max_retries), at(now)),
                     _ if wire.is_empty() => {}
-                    4 => { bench.desk.observe(Duration::from_millis(amount), at(now)); bench.desk.conclude(wire.swap_remove(random.usize(..wire.len())), Outcome::Delivered); }
+                    4 => {
+                        let parcel = wire.swap_remove(random.usize(..wire.len()));
+                        bench.desk.observe(&parcel, Duration::from_millis(amount), at(now));
+                        bench.desk.conclude(parcel, Outcome::Delivered);
+                    }
                     _ => {
                         let parcel = wire.swap_remove(random.usize(..wire.len()));
                         let trouble = match amount % 4 {
@@ -717,8 +817,9 @@ mod tests {
                 let books = bench.gate.books();
                 prop_assert!(books.balance(), "{books:?}");
                 prop_assert_eq!(books.accepted_parcels, accepted);
-                prop_assert_eq!(bench.desk.in_flight(), wire.len());
-                prop_assert!(wire.len() <= 4);
+                let fresh = wire.iter().filter(|parcel| !bench.desk.is_stale(parcel)).count();
+                prop_assert_eq!(bench.desk.in_flight(), fresh);
+                prop_assert!(fresh <= 4);
                 bench.desk.accept(bench.gate, at(now));
                 prop_assert!(bench.gate.books().held_parcels <= 10 + wire.len() as u64);
             }

@@ -5,6 +5,9 @@
 //!  lane: carry its parcel ─▶ desk.conclude | desk.trouble ─▶ desk.next ─┬▶ the next one, at once
 //!                                                                        └▶ idle, until the dispatcher hands it one
 //! ```
+//! A reload may change everything but the gate ([`Destination::change`]): what waits and what comes goes by the new setup on
+//! new connections, what is on the wire ends by the old one.
+//!
 //! A lane owns one connection and the memory for one exchange. The lane used last is handed the next parcel, so few
 //! connections stay warm. A lane lives as long as its connection is worth keeping: one whose peer has closed, whose address
 //! the name no longer has, or that was unused for too long is dismissed within a second and gives its descriptor back.
@@ -63,6 +66,24 @@ pub struct DestinationSetup {
 }
 
 impl DestinationSetup {
+    fn leniency(&self) -> Leniency {
+        Leniency {
+            retry_on_http_429: self.plan.retry_on_http_429,
+            follow_redirects: self.plan.follow_redirects,
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            max_age: self.plan.max_age,
+            min_backoff: self.plan.min_backoff,
+            max_backoff: self.plan.max_backoff,
+            max_retries: self.plan.max_retries,
+            inflight: self.plan.inflight,
+            answers_wait: self.answers_wait,
+        }
+    }
+
     /// What a connection to the destination itself begins with; `None` in cleartext.
     fn entry(&self) -> Option<Entry> {
         let side = self.tls.as_ref()?;
@@ -78,6 +99,15 @@ impl DestinationSetup {
         })
     }
 
+    /// The version of what says who we are; where that is missing, the control plane is asked for it first.
+    pub(super) async fn await_credentials(&self, deadline: Mono) -> Result<u64, AttemptError> {
+        let credentials = self.head.credentials();
+        if credentials.ready().is_err() {
+            let _ = monoio::time::timeout(left(deadline), credentials.wanted()).await;
+        }
+        credentials.ready().map_err(AttemptError::NoToken)
+    }
+
     fn tunnel(&self, proxy: &Proxy, host: &str, port: u16) -> Vec<u8> {
         connect_request(proxy, host, port, &self.proxies.connect_headers)
     }
@@ -85,7 +115,9 @@ impl DestinationSetup {
 
 /// A destination at work on its core.
 pub struct Destination {
-    setup: DestinationSetup,
+    gate: &'static Gate,
+    setup: RefCell<Rc<DestinationSetup>>,
+    has_ended: Cell<bool>,
     sweeper: Rc<Sweeper>,
     desk: RefCell<Desk>,
     idle: RefCell<Vec<Rc<Slot>>>,
@@ -114,17 +146,13 @@ impl Destination {
     /// Starts serving on this core.
     pub fn start(mut setup: DestinationSetup, sweeper: Rc<Sweeper>) -> Rc<Self> {
         let calls = setup.calls.take();
-        let limits = Limits {
-            max_age: setup.plan.max_age,
-            min_backoff: setup.plan.min_backoff,
-            max_backoff: setup.plan.max_backoff,
-            max_retries: setup.plan.max_retries,
-            inflight: setup.plan.inflight,
-            answers_wait: setup.answers_wait,
-        };
+        let gate = setup.gate;
+        let desk = Desk::new(setup.limits(), clock::now()).with_window_cuts(gate.status.window_cuts());
         let destination = Rc::new(Self {
-            desk: RefCell::new(Desk::new(limits, clock::now())),
-            setup,
+            gate,
+            desk: RefCell::new(desk),
+            setup: RefCell::new(Rc::new(setup)),
+            has_ended: Cell::new(false),
             sweeper,
             idle: RefCell::new(Vec::new()),
             lanes: RefCell::new(Vec::new()),
@@ -138,23 +166,51 @@ impl Destination {
         destination
     }
 
+    /// Its entrance.
+    pub fn gate(&self) -> &'static Gate {
+        self.gate
+    }
+
+    /// Goes on by `setup`, of the same gate: a reload has changed it.
+    pub fn change(&self, setup: DestinationSetup) {
+        debug_assert!(std::ptr::eq(setup.gate, self.gate), "another destination's setup");
+        self.desk.borrow_mut().start_over(setup.limits(), clock::now());
+        self.gate.status.start_over();
+        self.setup.replace(Rc::new(setup));
+        self.dismiss_idle();
+        self.gate.doorbell.ring();
+    }
+
+    /// Ends its tasks. Nothing may wait or be in flight, and nothing may come any more.
+    pub fn end(&self) {
+        self.has_ended.set(true);
+        self.dismiss_idle();
+        self.gate.doorbell.ring();
+    }
+
+    fn dismiss_idle(&self) {
+        for slot in self.idle.take() {
+            slot.say(Word::Dismissed);
+        }
+    }
+
     /// A shutdown has begun: what waits for a retry is tried now.
     pub fn hurry(&self) {
         self.desk.borrow_mut().hurry();
-        self.setup.gate.doorbell.ring();
+        self.gate.doorbell.ring();
     }
 
     /// Gives up all that waits: the drain timeout has run out. What is in flight ends by its own timeout.
     pub fn give_up(&self, reason: DropReason) {
         let mut desk = self.desk.borrow_mut();
-        desk.accept(self.setup.gate, clock::now());
-        desk.give_up(self.setup.gate, reason);
+        desk.accept(self.gate, clock::now());
+        desk.give_up(self.gate, reason);
     }
 
     /// The core ends with requests on the wire. Where there is a spool their parcels go (or stay) there: better sent twice
     /// than lost. Without one they are undecided, which the farewell tells.
     pub fn leave(&self) {
-        let gate = self.setup.gate;
+        let gate = self.gate;
         for lane in self.lanes.borrow().iter() {
             let Some(parcel) = lane.carried.take() else {
                 continue;
@@ -170,43 +226,42 @@ impl Destination {
         self.give_up(DropReason::Shutdown); // attempts that failed since
     }
 
-    /// What it was started with.
-    pub(super) fn setup(&self) -> &DestinationSetup {
-        &self.setup
+    /// What new attempts go by.
+    pub(super) fn setup(&self) -> Rc<DestinationSetup> {
+        self.setup.borrow().clone()
+    }
+
+    fn goes_by(&self, setup: &Rc<DestinationSetup>) -> bool {
+        Rc::ptr_eq(&self.setup.borrow(), setup)
     }
 
     /// A connection of nobody's yet.
-    pub(super) async fn connect(&self, deadline: Mono) -> Result<Connection, AttemptError> {
+    pub(super) async fn connect(
+        &self,
+        setup: &DestinationSetup,
+        deadline: Mono,
+    ) -> Result<Connection, AttemptError> {
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
-        let addresses = &self.setup.addresses;
+        let addresses = &setup.addresses;
         let _ = monoio::time::timeout(left(deadline), addresses.looked_up()).await;
         let address = addresses.pick(turn).ok_or(AttemptError::Unresolved)?;
         Connection::open(
             address,
-            self.setup.entry(),
+            setup.entry(),
             left(deadline),
-            self.setup.plan.remote_timeout,
+            setup.plan.remote_timeout,
             &self.sweeper,
         )
         .await
     }
 
-    /// The version of what says who we are; where that is missing, the control plane is asked for it first.
-    pub(super) async fn await_credentials(&self, deadline: Mono) -> Result<u64, AttemptError> {
-        let credentials = self.setup.head.credentials();
-        if credentials.ready().is_err() {
-            let _ = monoio::time::timeout(left(deadline), credentials.wanted()).await;
-        }
-        credentials.ready().map_err(AttemptError::NoToken)
-    }
-
     async fn dispatch(self: Rc<Self>) {
         let mut looked_at = Mono::default();
         let mut has_waiting = false;
-        loop {
+        while !self.has_ended.get() {
             let now = clock::now();
-            self.desk.borrow_mut().accept(self.setup.gate, now);
+            self.desk.borrow_mut().accept(self.gate, now);
             while let Some(parcel) = self.next(now) {
                 self.hand_out(parcel, now);
             }
@@ -216,12 +271,12 @@ impl Destination {
                     looked_at = now;
                     let oldest = desk.oldest();
                     has_waiting = oldest.is_some();
-                    self.setup.gate.status.set_waiting(oldest);
+                    self.gate.status.set_waiting(oldest);
                     self.show_window(&desk, now);
                 }
                 desk.wake_at(now)
             };
-            let rung = self.setup.gate.doorbell.rung();
+            let rung = self.gate.doorbell.rung();
             let has_more = has_waiting || !self.desk.borrow().is_empty();
             let tidy_at = if has_more {
                 now.after(HOUSEKEEPING)
@@ -235,14 +290,18 @@ impl Destination {
         }
     }
 
-    /// Closes connections that are not worth keeping, as long as the core lives.
+    /// Closes connections that are not worth keeping.
     async fn tidy(self: Rc<Self>) {
         loop {
             monoio::time::sleep(HOUSEKEEPING).await;
+            if self.has_ended.get() {
+                return;
+            }
             let now = clock::now();
+            let setup = self.setup();
             self.idle.borrow_mut().retain(|slot| {
                 let keep = slot.connection.borrow().as_ref().is_some_and(|connection| {
-                    self.setup.addresses.contains(connection.address()) && connection.is_worth_keeping(now)
+                    setup.addresses.contains(connection.address()) && connection.is_worth_keeping(now)
                 });
                 if !keep {
                     slot.say(Word::Dismissed);
@@ -254,15 +313,12 @@ impl Destination {
     }
 
     fn show_window(&self, desk: &Desk, now: Mono) {
-        self.setup
-            .gate
-            .status
-            .set_window(desk.window(now), desk.window_cuts());
+        self.gate.status.set_window(desk.window(now), desk.window_cuts());
     }
 
     fn next(&self, now: Mono) -> Option<Parcel> {
         let parcel = self.desk.borrow_mut().next(now, fastrand::f64())?;
-        self.setup.gate.begin_attempt();
+        self.gate.begin_attempt();
         Some(parcel)
     }
 
@@ -280,6 +336,7 @@ impl Destination {
             connection: None,
             checked_at: None,
             scratch: Scratch::default(),
+            setup: self.setup(),
             destination: self.clone(),
         };
         let (mut parcel, mut started) = (first, now);
@@ -297,7 +354,7 @@ impl Destination {
             } else {
                 clock::now()
             };
-            self.conclude(carried, result, started, now);
+            self.conclude(&lane.setup, carried, result, started, now);
             (parcel, started) = match self.next_after_exchange(now) {
                 Some(next) => (next, now),
                 None => match self.rest(&mut lane, &slot).await {
@@ -312,6 +369,9 @@ impl Destination {
 
     /// Waits for the next parcel. A lane without a connection has nothing to wait with.
     async fn rest(&self, lane: &mut Lane, slot: &Rc<Slot>) -> Word {
+        if self.has_ended.get() || !self.goes_by(&lane.setup) {
+            return Word::Dismissed;
+        }
         let Some(connection) = lane.connection.take() else {
             return Word::Dismissed;
         };
@@ -323,13 +383,20 @@ impl Destination {
     }
 
     fn next_after_exchange(&self, now: Mono) -> Option<Parcel> {
-        self.desk.borrow_mut().accept(self.setup.gate, now);
+        self.desk.borrow_mut().accept(self.gate, now);
         self.next(now)
     }
 
-    /// Books the end of an attempt.
-    fn conclude(&self, parcel: Parcel, result: Result<Rc<Reply>, AttemptError>, started: Mono, now: Mono) {
-        let gate = self.setup.gate;
+    /// Books the end of an attempt that went by `setup`.
+    fn conclude(
+        &self,
+        setup: &DestinationSetup,
+        parcel: Parcel,
+        result: Result<Rc<Reply>, AttemptError>,
+        started: Mono,
+        now: Mono,
+    ) {
+        let gate = self.gate;
         let status = &gate.status;
         let (route, accepted) = (parcel.ticket.push().route, parcel.ticket.push().accepted);
         gate.end_attempt();
@@ -343,10 +410,10 @@ impl Destination {
         status.attempted(parcel.attempts > 0);
         status.observe(route, Span::Downstream, now.since(started));
         let decision = match &result {
-            Ok(reply) => classify(asked(parcel.ticket.push()), reply, self.leniency()),
+            Ok(reply) => classify(asked(parcel.ticket.push()), reply, setup.leniency()),
             Err(error) => {
                 self.note_trouble(&error.to_string());
-                self.setup.addresses.stale.notify_one();
+                setup.addresses.stale.notify_one();
                 let changed = self
                     .desk
                     .borrow_mut()
@@ -360,7 +427,7 @@ impl Destination {
                 status.delivered(now);
                 status.observe(route, Span::Endpoint, now.since(accepted));
                 let mut desk = self.desk.borrow_mut();
-                desk.observe(now.since(started), now);
+                desk.observe(&parcel, now.since(started), now);
                 desk.conclude(parcel, Outcome::Delivered)
             }
             Decision::Retry { after, code } => {
@@ -377,6 +444,17 @@ impl Destination {
                 self.desk
                     .borrow_mut()
                     .trouble(parcel, trouble, now, fastrand::f64())
+            }
+            Decision::GiveUp(_) | Decision::Follow if self.desk.borrow().is_stale(&parcel) => {
+                self.note_trouble(&answer_text(
+                    reply_status,
+                    None,
+                    "will be sent as is asked for now",
+                ));
+                let outcome = Outcome::Unanswered {
+                    reason: DropReason::Rejected,
+                };
+                self.desk.borrow_mut().conclude(parcel, outcome)
             }
             Decision::GiveUp(outcome) => {
                 let (code, reason) = match outcome {
@@ -405,21 +483,14 @@ impl Destination {
         self.note_change(changed, now);
     }
 
-    fn leniency(&self) -> Leniency {
-        Leniency {
-            retry_on_http_429: self.setup.plan.retry_on_http_429,
-            follow_redirects: self.setup.plan.follow_redirects,
-        }
-    }
-
     pub(super) fn note_trouble(&self, text: &str) {
-        tracing::debug!(destination = %self.setup.gate.name, problem = text, "attempt failed");
-        self.setup.gate.status.failed(text.to_owned());
+        tracing::debug!(destination = %self.gate.name, problem = text, "attempt failed");
+        self.gate.status.failed(text.to_owned());
     }
 
     /// Tells of the way down and up again, and lets the dispatcher see what that changes.
     fn note_change(&self, changed: bool, now: Mono) {
-        let gate = self.setup.gate;
+        let gate = self.gate;
         if changed {
             let up = self.desk.borrow().is_up();
             gate.status.set_up(up);
@@ -487,6 +558,8 @@ struct Lane {
     /// those or newer.
     checked_at: Option<u64>,
     scratch: Scratch,
+    /// What its connection was made by, and its attempt under way goes by.
+    setup: Rc<DestinationSetup>,
     destination: Rc<Destination>,
 }
 
@@ -503,8 +576,12 @@ struct Detour {
 impl Lane {
     /// One attempt: connect if need be, send, read the answer, follow redirects that keep the body.
     async fn attempt(&mut self, push: &Arc<Push>, started: Mono) -> Result<Rc<Reply>, AttemptError> {
-        let destination = self.destination.clone();
-        let setup = &destination.setup;
+        if !self.destination.goes_by(&self.setup) {
+            self.give_connection_up();
+            self.setup = self.destination.setup();
+            self.checked_at = None; // other addresses, counted from their own beginning
+        }
+        let setup = &*self.setup.clone();
         let deadline = started.after(setup.plan.remote_timeout);
         let own = Aim {
             // Behind a tunnel a head is written as if there were no proxy.
@@ -514,7 +591,7 @@ impl Lane {
         let credentials = setup.head.credentials();
         let used = match credentials.ready() {
             Ok(version) => version,
-            Err(_) => destination.await_credentials(deadline).await?,
+            Err(_) => setup.await_credentials(deadline).await?,
         };
         let mut reply = self.exchange(push, own, started, deadline).await?;
         // A secret may just have been rotated: where there is a new one, it gets its chance.
@@ -528,7 +605,7 @@ impl Lane {
         }
         let mut detour: Option<Detour> = None;
         for _ in 0..REDIRECTS_MAX {
-            if classify(asked(push), &reply, destination.leniency()) != Decision::Follow {
+            if classify(asked(push), &reply, setup.leniency()) != Decision::Follow {
                 break;
             }
             let home = (setup.tls.is_some(), own.authority);
@@ -609,7 +686,7 @@ impl Lane {
         deadline: Mono,
     ) -> Result<Rc<Reply>, AttemptError> {
         let destination = self.destination.clone();
-        let setup = &destination.setup;
+        let setup = &*self.setup.clone();
         let proxy = match detour.is_tls {
             true => setup.proxies.via(true, &detour.host, detour.port),
             false => aim.via,
@@ -618,7 +695,7 @@ impl Lane {
             Some(proxy) => (&proxy.host, proxy.port),
             None => (&detour.host, detour.port),
         };
-        let resolving = destination.setup.resolver.resolve(host, port, detour.is_tls);
+        let resolving = setup.resolver.resolve(host, port, detour.is_tls);
         let resolved = monoio::time::timeout(left(deadline), resolving)
             .await
             .unwrap_or(None);
@@ -636,7 +713,7 @@ impl Lane {
             address,
             entry,
             left(deadline),
-            destination.setup.plan.remote_timeout,
+            setup.plan.remote_timeout,
             &destination.sweeper,
         )
         .await?;
@@ -647,7 +724,7 @@ impl Lane {
     }
 
     fn load(&mut self, push: &Arc<Push>, aim: Aim<'_>, deadline: Mono, now: Mono) {
-        let head = &self.destination.setup.head;
+        let head = &self.setup.head;
         let told = told_limit(push, deadline.since(now), now);
         let told_ms = u64::try_from(told.as_millis()).unwrap_or(u64::MAX);
         self.scratch
@@ -658,7 +735,7 @@ impl Lane {
     /// The lane's connection, if it can be used: alive, and to an address that the name still has.
     fn take_fit(&mut self, now: Mono) -> Option<Connection> {
         let connection = self.connection.take()?;
-        let addresses = &self.destination.setup.addresses;
+        let addresses = &self.setup.addresses;
         let changes = addresses.changes();
         let leads_there = self.checked_at == Some(changes) || addresses.contains(connection.address());
         if connection.is_fit(now) && leads_there {
@@ -670,20 +747,24 @@ impl Lane {
     }
 
     async fn connect(&mut self, deadline: Mono) -> Result<Connection, AttemptError> {
-        let connection = self.destination.connect(deadline).await?;
-        self.destination.setup.gate.status.connection(1);
+        let connection = self.destination.connect(&self.setup, deadline).await?;
+        self.destination.gate.status.connection(1);
         Ok(connection)
     }
 
-    /// Gives up the connection, if there is one.
     fn close(mut self) {
+        self.give_connection_up();
+    }
+
+    /// Gives up the connection, if there is one.
+    fn give_connection_up(&mut self) {
         if self.connection.take().is_some() {
             self.count_closed();
         }
     }
 
     fn count_closed(&self) {
-        self.destination.setup.gate.status.connection(-1);
+        self.destination.gate.status.connection(-1);
     }
 }
 

@@ -28,7 +28,7 @@ pub fn fixed_addresses(host: &str, port: u16) -> Option<Addresses> {
 }
 
 /// Resolves the name `host` again every `refresh`, and sooner when a core could not connect. A name that does not resolve
-/// keeps the addresses it had.
+/// keeps the addresses it had. Goes on until it is dropped.
 pub async fn keep_resolved(
     gate: &'static Gate,
     host: String,
@@ -37,6 +37,8 @@ pub async fn keep_resolved(
     refresh: Duration,
 ) {
     let mut failing = false;
+    // A reload may end this while somebody waits for the first look-up.
+    let _ended = LookedUp(addresses.clone());
     loop {
         match resolve(&host, port).await {
             Ok(found) => {
@@ -56,6 +58,15 @@ pub async fn keep_resolved(
         addresses.set_looked_up();
         tokio::time::sleep(LOOKUP_EVERY_MIN.min(refresh)).await;
         let _ = tokio::time::timeout(refresh, addresses.stale.notified()).await;
+    }
+}
+
+/// Says of addresses that they have been looked up, at its end.
+struct LookedUp(Arc<Addresses>);
+
+impl Drop for LookedUp {
+    fn drop(&mut self) {
+        self.0.set_looked_up();
     }
 }
 

@@ -61,6 +61,15 @@ impl Health {
         }
     }
 
+    /// Goes on counting how often the window was shut.
+    #[must_use]
+    pub fn with_window_cuts(self, cuts: [u64; Cut::ALL.len()]) -> Self {
+        Self {
+            window: self.window.with_cuts(cuts),
+            ..self
+        }
+    }
+
     /// How many requests may be in flight now.
     pub fn window(&self, now: Mono) -> usize {
         match &self.down {

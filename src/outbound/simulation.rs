@@ -101,6 +101,8 @@ fn nothing_is_lost_doubled_or_late_on_the_whole_path() {
             "unanswered",
             "not-stored",
             "promise-kept-on-disk",
+            "reload-with-wire",
+            "refused-before-a-reload",
         ];
         let missing: Vec<_> = all.iter().filter(|event| !seen.contains(*event)).collect();
         assert!(missing.is_empty(), "{missing:?} never happened: {seen:?}");
@@ -243,6 +245,8 @@ struct Site {
 
 struct World {
     random: fastrand::Rng,
+    /// In one history of three destinations are changed by reloads. The others are what they would be without.
+    reloads: Option<fastrand::Rng>,
     setting: Setting,
     now_ms: u64,
     memory: Arc<MemoryBudget>,
@@ -271,6 +275,7 @@ impl World {
             promised: BTreeSet::new(),
             is_exact: true,
             seen: BTreeSet::new(),
+            reloads: seed.is_multiple_of(3).then(|| fastrand::Rng::with_seed(!seed)),
             setting,
             random,
         };
@@ -366,6 +371,9 @@ impl World {
                 99 if self.setting.power => self.kill(true),
                 _ => {}
             }
+            if self.reloads.as_mut().is_some_and(|random| random.u8(..100) == 0) {
+                self.start_over(index);
+            }
             self.check();
         }
         self.heal();
@@ -436,7 +444,8 @@ impl World {
             }
             site.gate.begin_attempt();
             site.wire.push(parcel);
-            assert!(site.wire.len() <= setting.inflight, "more in flight than allowed");
+            let fresh = site.wire.iter().filter(|parcel| !site.desk.is_stale(parcel));
+            assert!(fresh.count() <= setting.inflight, "more in flight than allowed");
             if self.random.u8(..4) == 0 {
                 break;
             }
@@ -486,15 +495,31 @@ impl World {
         site.unmarked.insert(number);
         site.life_delivered += 1;
         site.gate.end_attempt();
-        site.desk.observe(Duration::from_millis(5), now);
+        site.desk.observe(&parcel, Duration::from_millis(5), now);
         site.desk.conclude(parcel, Outcome::Delivered);
         self.seen.insert("delivered");
+    }
+
+    /// A reload has changed the destination: what waits and what comes is sent in another way.
+    fn start_over(&mut self, index: usize) {
+        self.seen.insert("reload");
+        let now = self.now();
+        let limits = self.setting.limits();
+        let site = &mut self.sites[index];
+        if !site.wire.is_empty() {
+            self.seen.insert("reload-with-wire");
+        }
+        site.desk.start_over(limits, now);
     }
 
     fn refuse(&mut self, index: usize, at: usize) {
         let site = &mut self.sites[index];
         let parcel = site.wire.swap_remove(at);
-        site.given_up.insert(number_of(parcel.ticket.push()));
+        if site.desk.is_stale(&parcel) {
+            self.seen.insert("refused-before-a-reload");
+        } else {
+            site.given_up.insert(number_of(parcel.ticket.push()));
+        }
         site.gate.end_attempt();
         let outcome = Outcome::Answered {
             status: 400,
@@ -867,7 +892,9 @@ impl World {
                 .iter()
                 .zip(&before)
                 .all(|(site, before)| site.gate.books() == *before);
-            if is_same {
+            // Who has been given something has been woken.
+            let is_idle = |site: &Site| site.gate.spool().is_none_or(SpoolLink::is_idle);
+            if is_same && self.sites.iter().all(is_idle) {
                 assert!(wake_at < Mono::NEVER, "something waits and nobody will come");
                 let wait = wake_at.since(self.now()).as_nanos().div_ceil(1_000_000) as u64;
                 self.now_ms += wait.max(1);
@@ -927,7 +954,8 @@ impl Site {
             "{books:?}"
         );
         assert_eq!(books.in_flight, self.wire.len() as u64);
-        assert_eq!(self.desk.in_flight(), self.wire.len());
+        let fresh = self.wire.iter().filter(|parcel| !self.desk.is_stale(parcel));
+        assert_eq!(self.desk.in_flight(), fresh.count());
         assert_eq!(self.dropped(DropReason::Abandoned), 0);
         if setting.overflow == Overflow::Refuse && setting.mode == AckMode::Detached {
             let overflow = self.dropped(DropReason::Overflow);

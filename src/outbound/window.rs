@@ -125,6 +125,12 @@ impl Window {
         self.cuts
     }
 
+    /// Goes on counting from `cuts`.
+    #[must_use]
+    pub fn with_cuts(self, cuts: [u64; Cut::ALL.len()]) -> Self {
+        Self { cuts, ..self }
+    }
+
     /// The destination is back after an outage.
     pub fn restart(&mut self) {
         *self = Self {

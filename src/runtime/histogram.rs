@@ -35,6 +35,14 @@ impl<const N: usize> Histogram<N> {
         }
     }
 
+    /// Takes over what `past` has counted. Before the first observation.
+    pub fn continue_from(&self, past: &Self) {
+        let cells = [(&self.beyond, &past.beyond), (&self.nanos, &past.nanos)];
+        for (to, from) in cells.into_iter().chain(self.buckets.iter().zip(&past.buckets)) {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
     /// Adds one observation. Only the owning core may call it.
     pub fn observe(&self, value: Duration) {
         let seconds = value.as_secs_f64();

@@ -16,6 +16,7 @@ pub mod histogram;
 pub mod load;
 pub mod phase;
 pub mod pool;
+pub mod reserved;
 pub mod socket;
 pub mod stream;
 pub mod sweeper;

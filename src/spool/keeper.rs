@@ -24,7 +24,7 @@ use smallvec::smallvec;
 
 use super::ages::{self, Ages};
 use super::disk::{Disk, RealDisk};
-use super::store::{AppendError, Meta, ReadError, RecordParts, Store, Totals};
+use super::store::{AppendError, Meta, ReadError, RecordParts, Store, StoreLimits, Totals};
 use super::{Damages, Sums};
 use crate::config::SpoolSync;
 use crate::fanout::gate::Amount;
@@ -33,6 +33,7 @@ use crate::fanout::spool_link::Return;
 use crate::fanout::{AckMode, DropReason, Gate, Parcel, Push, RecordId, SpoolLink, Ticket};
 use crate::runtime::clock::{self, Mono, Wall};
 use crate::runtime::pool::{self, MemoryBudget};
+use crate::runtime::reserved::Reserved;
 
 /// Parcels of one batch, so that a sync answers for a bounded number of clients.
 const BATCH_PARCELS_MAX: usize = 1024;
@@ -83,12 +84,9 @@ pub struct Keeper<D: Disk> {
     ages: Ages,
 }
 
-/// Starts the thread of one spool, which ends some time after [`SpoolLink::finish`].
-///
-/// # Errors
-/// No thread can be started.
-pub fn start(mut keeper: Keeper<RealDisk>) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name("spool".into()).spawn(move || {
+/// Begins the work of one spool on its thread, which ends some time after [`SpoolLink::finish`].
+pub fn start(mut keeper: Keeper<RealDisk>, thread: Reserved) -> JoinHandle<()> {
+    thread.begin(move || {
         keeper.link.set_keeper(thread::current());
         loop {
             let is_finishing = keeper.link.is_finishing();
@@ -144,6 +142,12 @@ impl<D: Disk> Keeper<D> {
 
     /// Does all that can be done now. Returns when to come again at the latest, if nobody wakes us before.
     pub fn step(&mut self, now: Mono, wall: Wall) -> Mono {
+        if let Some(bounds) = self.link.take_bounds() {
+            self.rules.max_age = bounds.max_age;
+            self.store.set_limits(StoreLimits::of(bounds.disk_bytes_max));
+            self.full_at = None;
+            self.link.set_full(false);
+        }
         self.follow_wall_clock(wall);
         self.take_returns();
         self.store_batch(now, wall);
@@ -473,9 +477,9 @@ impl<D: Disk> Keeper<D> {
 
     fn show(&self) {
         let counts = self.link.counts();
-        counts
-            .disk_bytes
-            .store(self.store.totals().disk_bytes, Ordering::Relaxed);
+        let totals = self.store.totals();
+        counts.disk_bytes.store(totals.disk_bytes, Ordering::Relaxed);
+        counts.left_parcels.store(totals.left.parcels, Ordering::Relaxed);
         counts
             .disk_bytes_max
             .store(self.store.limits().bytes_max, Ordering::Relaxed);

@@ -322,9 +322,14 @@ impl<D: Disk> Store<D> {
         &self.disk
     }
 
-    /// The limits it was opened with.
+    /// The limits it keeps to.
     pub fn limits(&self) -> StoreLimits {
         self.limits
+    }
+
+    /// Changes the limits. What is there stays; below it, the next record makes room or has none.
+    pub fn set_limits(&mut self, limits: StoreLimits) {
+        self.limits = limits;
     }
 
     /// What was found damaged since the last call, or since [`Store::open`] has told.

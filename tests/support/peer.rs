@@ -82,7 +82,8 @@ impl Held {
         self.0.1.notify_all();
     }
 
-    fn wait(&self) {
+    /// Waits for that.
+    pub fn wait(&self) {
         let open = self.0.0.lock().expect("nobody panics with it");
         let _open = self.0.1.wait_timeout_while(open, DEADLINE, |open| !*open);
     }
@@ -260,6 +261,11 @@ impl Peer {
     /// The next `count` requests.
     pub fn take(&self, count: usize) -> Vec<Received> {
         (0..count).map(|_| self.next()).collect()
+    }
+
+    /// All requests that have come and were not taken.
+    pub fn received(&self) -> Vec<Received> {
+        self.received.try_iter().collect()
     }
 
     /// Asserts that nothing comes within `time`, for what must never be sent.

@@ -64,8 +64,8 @@ pub fn render(snapshot: &Snapshot) -> Page {
 }
 
 fn destinations(snapshot: &Snapshot, shown: &Shown) -> String {
-    let card = |(index, destination): (usize, &super::snapshot::Destination)| {
-        let id = shown::destination_id(index);
+    let card = |destination: &super::snapshot::Destination| {
+        let id = shown::destination_id(destination);
         fill(DESTINATION, &id, shown, &|key| match key {
             "id" => escape(&id),
             "name" => escape(&destination.name),
@@ -73,7 +73,7 @@ fn destinations(snapshot: &Snapshot, shown: &Shown) -> String {
             _ => unknown(key),
         })
     };
-    snapshot.destinations.iter().enumerate().map(card).collect()
+    snapshot.destinations.iter().map(card).collect()
 }
 
 /// Replaces the marks of `template`; keys that begin with a dot get `prefix` in front. `fixed` knows the rest.

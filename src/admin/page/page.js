@@ -20,7 +20,12 @@
     return line;
   };
 
+  const cards = document.querySelectorAll(".card");
+  const known = [...cards].map((card) => card.dataset.bindState).join();
+
   const show = (page) => {
+    // A reload has brought or taken destinations: their cards are made by the server.
+    if (page.cards.join() !== known) return location.reload();
     document.title = page.title;
     for (const slot of slots.text) {
       const text = page.texts[slot.dataset.text] ?? "";

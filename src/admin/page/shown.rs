@@ -38,6 +38,8 @@ pub struct Shown {
     pub states: BTreeMap<String, &'static str>,
     /// Table bodies.
     pub rows: BTreeMap<&'static str, Rows>,
+    /// What tells the cards of destinations apart, in their order.
+    pub cards: Vec<String>,
 }
 
 /// Something that an operator should know of first.
@@ -103,8 +105,8 @@ impl Serialize for Rows {
 }
 
 /// The key of destination `index`.
-pub fn destination_id(index: usize) -> String {
-    format!("d{index}")
+pub fn destination_id(one: &Destination) -> String {
+    format!("d{}", one.id.0)
 }
 
 impl Shown {
@@ -114,8 +116,10 @@ impl Shown {
         shown.verdict(snapshot);
         shown.header(snapshot);
         shown.totals(snapshot);
-        for (index, destination) in snapshot.destinations.iter().enumerate() {
-            shown.destination(&destination_id(index), destination, snapshot.now_unix_ms);
+        for destination in &snapshot.destinations {
+            let id = destination_id(destination);
+            shown.destination(&id, destination, snapshot.now_unix_ms);
+            shown.cards.push(id);
         }
         shown.tables(snapshot);
         shown
@@ -251,7 +255,8 @@ impl Shown {
         let since = |unix_ms: u64| ago(Duration::from_millis(now_unix_ms.saturating_sub(unix_ms)));
         self.states.insert(id.into(), state);
         let mut text = |key: &str, text: String| self.texts.insert(format!("{id}.{key}"), text);
-        text("state", word.into());
+        let leaving = if one.leaving { ", leaving" } else { "" };
+        text("state", format!("{word}{leaving}"));
         text("rate", rate(one.delivered_parcels_per_second));
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         // never below zero, and saturating
@@ -270,12 +275,9 @@ impl Shown {
             "peak",
             format!("peak {}/s", rate(one.curve.iter().copied().fold(0.0, f64::max))),
         );
-        let kept = one.max_age_seconds;
         text(
             "kept",
-            kept.map_or(String::new(), |age| {
-                format!(", kept for {} at most", max_age(age))
-            }),
+            format!(", kept for {} at most", max_age(one.max_age_seconds)),
         );
         text(
             "queue",
@@ -564,6 +566,9 @@ fn drop_meaning(reason: &str) -> &'static str {
         "write_failed" => "The archive's disk did not take it.",
         "damaged" => "What was read back from the spool is not what was written there.",
         "shutdown" => "It was still waiting when the drain timeout ran out.",
+        "removed" => {
+            "A reload has removed the destination, and it took nothing for as long as the drain timeout."
+        }
         _ => "It was lost inside pyrotee. That is our mistake: please report it.",
     }
 }

@@ -131,7 +131,7 @@ async fn send(plan: Plan, verdict: engine::Verdict, patience: Duration) -> anyho
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut gateway = Gateway::start(plan, verdict)?;
     gateway.spawn_keepers();
-    let Some(gate) = gateway.gates.first().copied() else {
+    let Some(gate) = gateway.gates().first().copied() else {
         bail!("no destination")
     };
     let why = tokio::select! {

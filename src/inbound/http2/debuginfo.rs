@@ -13,6 +13,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,10 +23,11 @@ use hyper::http::request::Parts;
 use tokio::sync::mpsc;
 
 use super::{CONNECTION_WINDOW, Guest, House, Reply, STREAM_WINDOW, to_response};
+use crate::fanout::Fanout;
 use crate::fanout::call::{CallAnswer, PIECES_WAITING_MAX, Piece};
 use crate::http::{Answer, Connection};
 use crate::inbound::debuginfo::{
-    PASSED_ON, UNARY_BYTES_MAX, ask, fields_of, hand_over, judge_upload, uploaded,
+    PASSED_ON, UNARY_BYTES_MAX, ask, fields_of, hand_over, judge_upload, told, uploaded,
 };
 use crate::inbound::inlet::ReceiveError;
 use crate::inbound::reply;
@@ -99,14 +101,22 @@ impl House {
             .unwrap_or(Err(ReceiveError::TimedOut))?;
         setup.tally.received(body.bytes);
         let passed = &setup.plan.pass_headers;
-        if dress.codec.protocol() != Protocol::Grpc {
+        let fanout = self.fanout();
+        let answered = if dress.codec.protocol() == Protocol::Grpc {
+            let message = grpc_web::unframe(&body.segments, dress.gzip_request)?;
+            let own = connect_fields(dress, message.compressed);
+            let fields = [own.as_bytes(), &fields_of(&head.headers, &[], passed)].concat();
+            ask(&fanout, path, fields.into(), message.segments)?
+        } else {
             let fields = fields_of(&head.headers, &PASSED_ON, passed);
-            return ask(setup, path, fields, body.segments).await;
-        }
-        let message = grpc_web::unframe(&body.segments, dress.gzip_request)?;
-        let own = connect_fields(dress, message.compressed);
-        let fields = [own.as_bytes(), &fields_of(&head.headers, &[], passed)].concat();
-        ask(setup, path, fields.into(), message.segments).await
+            ask(&fanout, path, fields, body.segments)?
+        };
+        drop(fanout); // a destination that is removed waits until nobody holds it
+        told(answered).await
+    }
+
+    fn fanout(&self) -> Arc<Fanout> {
+        self.bench.borrow().course.fanout.clone()
     }
 
     async fn upload(
@@ -124,7 +134,7 @@ impl House {
         let deadline = started.after(setup.plan.debuginfo_timeout);
         let fields = fields_of(&head.headers, &[], &setup.plan.pass_headers);
         let (pieces, receiver) = mpsc::channel(PIECES_WAITING_MAX);
-        let mut answered = hand_over(setup, path, fields, None, receiver, deadline)?;
+        let mut answered = hand_over(&self.fanout(), path, fields, None, receiver, deadline)?;
         let left = deadline.since(clock::now());
         let streamed = tokio::select! {
             biased;

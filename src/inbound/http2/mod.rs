@@ -41,7 +41,8 @@ use super::tally::{Closed, CopySite, RouteLabel};
 use super::understand::{
     Carrier, Dress, Lines, Refusal, Wanted, charge_if_much, parts, place_of, prepare, put,
 };
-use super::{Bench, DISK_LOOK_EVERY, DISK_LOOKS, InboundSetup, Place, reply};
+use super::{Bench, Course, DISK_LOOK_EVERY, DISK_LOOKS, InboundSetup, Place, reply};
+use crate::fanout::Fanout;
 use crate::http::{Answer, Connection, Method};
 use crate::profile::connect::Protocol;
 use crate::runtime::clock::{self, Mono};
@@ -99,23 +100,10 @@ impl SideDoor {
     }
 }
 
-/// Serves all who come, until every core is gone.
-pub async fn serve(mut visitors: Visitors, setup: InboundSetup) {
-    let house = Rc::new(House {
-        bench: Bench::new(&setup),
-        setup,
-        guests: RefCell::default(),
-    });
-    tokio::task::spawn_local(house.clone().make_room());
-    while let Some(visitor) = visitors.recv().await {
-        tokio::task::spawn_local(house.clone().entertain(visitor));
-    }
-}
-
 /// What all connections here share.
-struct House {
+pub struct House {
     setup: InboundSetup,
-    bench: Bench,
+    bench: RefCell<Rc<Bench>>,
     guests: RefCell<Vec<Rc<Guest>>>,
 }
 
@@ -155,6 +143,28 @@ impl Drop for UnderWay {
 }
 
 impl House {
+    /// Nobody has come yet. Pushes go on `course`.
+    pub fn new(setup: InboundSetup, course: Course) -> Rc<Self> {
+        Rc::new(Self {
+            setup,
+            bench: RefCell::new(Bench::new(course)),
+            guests: RefCell::default(),
+        })
+    }
+
+    /// Sends pushes whose head comes from now on on `course`.
+    pub fn follow(&self, course: Course) {
+        self.bench.replace(Bench::new(course));
+    }
+
+    /// Serves all who come, until every core is gone. Must be called on a tokio `LocalSet`.
+    pub async fn serve(self: Rc<Self>, mut visitors: Visitors) {
+        tokio::task::spawn_local(self.clone().make_room());
+        while let Some(visitor) = visitors.recv().await {
+            tokio::task::spawn_local(self.clone().entertain(visitor));
+        }
+    }
+
     /// Shows the cores since when the longest-idle connection here is idle, and ends it when one of them needs its place.
     async fn make_room(self: Rc<Self>) {
         let connections = &self.setup.connections;
@@ -341,12 +351,12 @@ impl House {
         };
         let length = body.size_hint().exact();
         let query = query.unwrap_or_default();
-        let prepared = prepare(setup, &self.bench, route, query, &head.headers, length).map_err(
-            |(known, refusal)| {
+        let bench = self.bench.borrow().clone();
+        let prepared =
+            prepare(setup, &bench, route, query, &head.headers, length).map_err(|(known, refusal)| {
                 *dress = known;
                 refusal
-            },
-        )?;
+            })?;
         *dress = prepared.dress;
         let held = prepared.query.as_ref().map_or(0, Bytes::len) + prepared.fields.len();
         let meanwhile = charge_if_much(setup, held)?;
@@ -356,11 +366,13 @@ impl House {
             .unwrap_or(Err(ReceiveError::TimedOut))?;
         setup.tally.received(body.bytes);
         drop(meanwhile);
-        let (parts, rejected) = parts(setup, route, prepared, body, started, clock::now())?;
+        let (parts, rejected) = parts(setup, &bench, route, prepared, body, started, clock::now())?;
         if let Some(parts) = parts {
             let deadline = parts.client_deadline;
-            self.wait_for_disk().await;
-            if let Some(push) = put(setup, parts)? {
+            wait_for_disk(&bench.course.fanout).await;
+            let push = put(setup, &bench, parts)?;
+            drop(bench); // nothing more is offered
+            if let Some(push) = push {
                 let left = match deadline {
                     Mono::NEVER => Duration::MAX,
                     deadline => deadline.since(clock::now()),
@@ -372,16 +384,6 @@ impl House {
             }
         }
         rejected.map_or(Ok(None), Err)
-    }
-
-    /// As over HTTP/1.1: a disk that is behind takes what it was given before more is put on it.
-    async fn wait_for_disk(&self) {
-        for _ in 0..DISK_LOOKS {
-            if !self.setup.fanout.is_pressed() {
-                return;
-            }
-            tokio::time::sleep(DISK_LOOK_EVERY).await;
-        }
     }
 
     /// Takes a body out of its frames, into buffers that count.
@@ -420,6 +422,16 @@ impl House {
         }
         finish(&mut whole, filling.0, filling.1);
         Ok(whole)
+    }
+}
+
+/// As over HTTP/1.1: a disk that is behind takes what it was given before more is put on it.
+async fn wait_for_disk(fanout: &Fanout) {
+    for _ in 0..DISK_LOOKS {
+        if !fanout.is_pressed() {
+            return;
+        }
+        tokio::time::sleep(DISK_LOOK_EVERY).await;
     }
 }
 

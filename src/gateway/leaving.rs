@@ -1,0 +1,383 @@
+//! Destinations that a reload has removed: they get nothing new, are given what waits for them, and end.
+//!
+//! ```text
+//!  removed ─▶ delivering ──nothing waits──────────────────────────▶ ending ─▶ (deleting its spool) ─▶ gone
+//!                │  ▲ back in the plan: it goes on as if nothing     ▲
+//!                │  └─ had been                                      │ nothing waits
+//!                └─ for --drain-timeout nothing was delivered ─▶ giving up
+//! ```
+//! What is given up goes to its spool, where it has one, and is dropped as `removed` otherwise. Once gone it is in no metric any
+//! more; the log has its farewell, and its books are kept for the case that it comes again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+
+use super::core::Order;
+use super::destinations::Running;
+use super::{Farewell, share_memory, spools};
+use crate::admin::InForce;
+use crate::config::{SpoolOrphans, SpoolPlan};
+use crate::fanout::gate::Amount;
+use crate::fanout::{Crossing, DropReason, Fanout, Gate};
+use crate::runtime::clock::{self, Mono};
+use crate::spool::Sums;
+
+/// How often those that leave are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What the gateway and the destinations that leave it share.
+pub struct Control {
+    orders: Vec<mpsc::UnboundedSender<Order>>,
+    spool: Option<SpoolPlan>,
+    in_force: Arc<ArcSwap<InForce>>,
+    leaving: RefCell<Vec<Leaving>>,
+    /// The last gate of each destination that has gone, for its books.
+    past: RefCell<HashMap<String, &'static Gate>>,
+    /// What they have left behind.
+    crossings: RefCell<Vec<Crossing>>,
+    /// While a reload is being prepared nobody goes: it may be wanted again.
+    is_reloading: Cell<bool>,
+    is_seeing_off: Cell<bool>,
+}
+
+/// A destination that leaves.
+struct Leaving {
+    running: Running,
+    /// The fanouts that it was part of: whoever holds one may still offer to it.
+    fanouts: Vec<Weak<Fanout>>,
+    /// For how long it may take nothing.
+    patience: Duration,
+    stage: Stage,
+}
+
+enum Stage {
+    /// What waits is sent. So many were delivered when something last was, or when nothing waited.
+    Delivering { delivered: u64, moved: Mono },
+    /// What waits is given up, what is on the wire ends.
+    GivingUp,
+    /// Nothing waits; its core, its archive and its spool come to their end.
+    Ending(Option<oneshot::Receiver<()>>),
+    /// Its spool is being deleted.
+    Deleting(oneshot::Receiver<anyhow::Result<Sums>>),
+}
+
+impl Control {
+    /// Nobody leaves yet.
+    pub fn new(
+        orders: Vec<mpsc::UnboundedSender<Order>>,
+        spool: Option<SpoolPlan>,
+        in_force: Arc<ArcSwap<InForce>>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            orders,
+            spool,
+            in_force,
+            leaving: RefCell::default(),
+            past: RefCell::default(),
+            crossings: RefCell::default(),
+            is_reloading: Cell::new(false),
+            is_seeing_off: Cell::new(false),
+        })
+    }
+
+    /// Tells a core something. One that has ended needs to know nothing.
+    pub fn tell(&self, core: usize, order: Order) {
+        if let Some(orders) = self.orders.get(core) {
+            let _ = orders.send(order);
+        }
+    }
+
+    /// Ends when every core has carried out what it was told.
+    pub async fn all_told(&self) {
+        let reports: Vec<_> = (0..self.orders.len())
+            .map(|core| {
+                let (done, report) = oneshot::channel();
+                self.tell(core, Order::Report(done));
+                report
+            })
+            .collect();
+        for report in reports {
+            let _ = report.await; // a core that ends carries nothing out
+        }
+    }
+
+    /// Keeps everybody here who is still being delivered to, until what is returned is dropped.
+    pub fn hold(self: &Rc<Self>) -> Held {
+        self.is_reloading.set(true);
+        Held(self.clone())
+    }
+
+    /// Whether the destination is past its return: it has to be gone before it can come again.
+    pub fn is_ending(&self, name: &str) -> bool {
+        let leaving = self.leaving.borrow();
+        let mut ending = leaving.iter().filter(|one| !one.can_return());
+        ending.any(|one| one.running.plan.name == name)
+    }
+
+    /// Reads of a destination that leaves and can return.
+    pub fn with_leaving<T>(&self, name: &str, read: impl FnOnce(&Running) -> T) -> Option<T> {
+        let leaving = self.leaving.borrow();
+        let mut returning = leaving.iter().filter(|one| one.can_return());
+        let found = returning.find(|one| one.running.plan.name == name);
+        found.map(|one| read(&one.running))
+    }
+
+    /// A destination that leaves is wanted again.
+    pub fn take_back(&self, name: &str) -> Option<Running> {
+        let mut leaving = self.leaving.borrow_mut();
+        let place = leaving
+            .iter()
+            .position(|one| one.can_return() && one.running.plan.name == name)?;
+        let running = leaving.remove(place).running;
+        if let Some(spool) = &running.spool {
+            spool.resume_reading();
+        }
+        Some(running)
+    }
+
+    /// Begins to see a destination off that no fanout but `fanouts` has. Must be called on a tokio `LocalSet`.
+    pub fn see_off(self: &Rc<Self>, running: Running, fanouts: Vec<Weak<Fanout>>, patience: Duration) {
+        if let Some(spool) = &running.spool {
+            spool.stop_reading();
+        }
+        let stage = Stage::Delivering {
+            delivered: running.gate.books().delivered.parcels,
+            moved: clock::now(),
+        };
+        self.leaving.borrow_mut().push(Leaving {
+            running,
+            fanouts,
+            patience,
+            stage,
+        });
+        if !self.is_seeing_off.replace(true) {
+            let control = self.clone();
+            tokio::task::spawn_local(async move {
+                while !control.leaving.borrow().is_empty() {
+                    control.look();
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                control.is_seeing_off.set(false);
+            });
+        }
+    }
+
+    /// Takes out all who leave: a shutdown goes on with them.
+    pub fn take_all(&self) -> Vec<Running> {
+        let all = self.leaving.take().into_iter();
+        all.map(|leaving| leaving.running).collect()
+    }
+
+    /// Calls `visit` with all who leave.
+    pub fn each_leaving(&self, mut visit: impl FnMut(&Running)) {
+        self.leaving.borrow().iter().for_each(|one| visit(&one.running));
+    }
+
+    /// A crossing, of somebody who has gone where there is one.
+    pub fn crossing(&self) -> Crossing {
+        self.crossings.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// The gate of a destination that was here before and has gone. It is forgotten.
+    pub fn past(&self, name: &str) -> Option<&'static Gate> {
+        self.past.borrow_mut().remove(name)
+    }
+
+    fn look(&self) {
+        let mut leaving = self.leaving.borrow_mut();
+        let mut gone = Vec::new();
+        let mut at = 0;
+        while at < leaving.len() {
+            if leaving[at].step(self) {
+                gone.push(leaving.remove(at).running);
+            } else {
+                at += 1;
+            }
+        }
+        drop(leaving);
+        gone.into_iter().for_each(|running| self.part_from(running));
+    }
+
+    fn part_from(&self, running: Running) {
+        let gate = running.gate;
+        let mut in_force = InForce::clone(&self.in_force.load());
+        in_force
+            .destinations
+            .retain(|listed| !std::ptr::eq(listed.gate, gate));
+        share_memory(&in_force);
+        self.in_force.store(Arc::new(in_force));
+        self.crossings.borrow_mut().push(gate.crossing());
+        self.past.borrow_mut().insert(gate.name.clone(), gate);
+        tracing::info!(destination = %gate.name, "removed destination has ended");
+        Farewell::of(gate).tell();
+    }
+}
+
+/// While this lives nobody goes.
+pub struct Held(Rc<Control>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.is_reloading.set(false);
+    }
+}
+
+impl Leaving {
+    fn can_return(&self) -> bool {
+        matches!(self.stage, Stage::Delivering { .. })
+    }
+
+    /// Does what can be done now. Returns whether it has gone.
+    fn step(&mut self, control: &Control) -> bool {
+        let gate = self.running.gate;
+        match &mut self.stage {
+            Stage::Delivering { .. } if control.is_reloading.get() => {}
+            Stage::Delivering { delivered, moved } => {
+                let now = clock::now();
+                self.fanouts.retain(|fanout| fanout.strong_count() > 0);
+                // Whoever held one has let go of it after his last offer: that is seen from here on.
+                fence(Ordering::Acquire);
+                let is_cut_off = self.fanouts.is_empty();
+                let is_empty = gate.parcels_in_memory() == 0;
+                let delivered_now = gate.books().delivered.parcels;
+                if is_empty && is_cut_off {
+                    self.end(control);
+                } else if is_empty || delivered_now != *delivered {
+                    (*delivered, *moved) = (delivered_now, now);
+                } else if is_cut_off && now.since(*moved) >= self.patience {
+                    self.give_up(control);
+                }
+            }
+            Stage::GivingUp if gate.parcels_in_memory() == 0 => self.end(control),
+            // Again: an attempt that has failed since waits for its next one.
+            Stage::GivingUp => self.tell_core(control, Order::GiveUp),
+            Stage::Ending(report) => {
+                let has_reported = report.as_mut().is_none_or(|report| {
+                    !matches!(report.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+                });
+                if has_reported {
+                    *report = None;
+                }
+                let has_archive_ended = self
+                    .running
+                    .archive()
+                    .is_none_or(|(_, thread)| thread.is_finished());
+                let has_spool_ended = self
+                    .running
+                    .spool
+                    .as_ref()
+                    .is_none_or(|spool| spool.is_finished());
+                return has_reported && has_archive_ended && has_spool_ended && self.settle_spool(control);
+            }
+            Stage::Deleting(deleted) => match deleted.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => {}
+                Err(oneshot::error::TryRecvError::Closed) => return true,
+                Ok(deleted) => {
+                    note_deleted(gate, deleted);
+                    return true;
+                }
+            },
+        }
+        false
+    }
+
+    fn tell_core(&self, control: &Control, order: fn(&'static Gate) -> Order) {
+        if let Some(core) = self.running.core() {
+            control.tell(core, order(self.running.gate));
+        }
+    }
+
+    fn give_up(&mut self, control: &Control) {
+        let gate = self.running.gate;
+        tracing::warn!(
+            destination = %gate.name,
+            waiting = gate.parcels_in_memory(),
+            "removed destination takes nothing; what waits for it is given up"
+        );
+        if let Some(spool) = &self.running.spool {
+            spool.take_the_rest();
+        }
+        if let Some((archive, _)) = self.running.archive() {
+            archive.give_up_removed();
+        }
+        self.tell_core(control, Order::GiveUp);
+        self.stage = Stage::GivingUp;
+    }
+
+    fn end(&mut self, control: &Control) {
+        self.tell_core(control, Order::End);
+        let report = self.running.core().map(|core| {
+            let (done, report) = oneshot::channel();
+            control.tell(core, Order::Report(done));
+            report
+        });
+        if let Some((archive, _)) = self.running.archive() {
+            archive.give_up_removed();
+        }
+        if let Some(spool) = &self.running.spool {
+            spool.finish();
+        }
+        self.stage = Stage::Ending(report);
+    }
+
+    /// What is left on disk stays there or goes, as `--spool-orphans` says. Returns whether that is all.
+    fn settle_spool(&mut self, control: &Control) -> bool {
+        let gate = self.running.gate;
+        let (Some(plan), Some(_)) = (&control.spool, &self.running.spool) else {
+            return true;
+        };
+        let books = gate.books();
+        let (parcels, bytes) = (books.spooled_parcels, books.spooled_bytes);
+        match plan.orphans {
+            SpoolOrphans::Drop => {
+                let (plan, name) = (plan.clone(), gate.name.clone());
+                let (done, deleted) = oneshot::channel();
+                tokio::task::spawn_blocking(move || done.send(spools::delete(&plan, &name)));
+                self.stage = Stage::Deleting(deleted);
+                return false;
+            }
+            _ if parcels > 0 => tracing::warn!(
+                destination = %gate.name,
+                parcels,
+                bytes,
+                "the spool keeps profiles for a destination that was removed; give it again, or see pyrotee spool"
+            ),
+            _ => {}
+        }
+        true
+    }
+}
+
+/// What a removed destination had on disk has gone, or has not.
+fn note_deleted(gate: &Gate, deleted: anyhow::Result<Sums>) {
+    match deleted {
+        Ok(sums) => {
+            let books = gate.books();
+            let lost = Amount {
+                parcels: books.spooled_parcels,
+                bytes: books.spooled_bytes,
+                profiles: sums.profiles,
+                profile_bytes: sums.profile_bytes,
+            };
+            gate.drop_spooled(lost, DropReason::Removed);
+            if lost.parcels > 0 {
+                tracing::warn!(
+                    destination = %gate.name,
+                    parcels = lost.parcels,
+                    bytes = lost.bytes,
+                    "the spool held profiles for a destination that was removed; they were deleted"
+                );
+            }
+        }
+        Err(error) => {
+            tracing::error!(destination = %gate.name, error = format!("{error:#}"), "a spool cannot be deleted");
+        }
+    }
+}
