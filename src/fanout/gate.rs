@@ -549,13 +549,17 @@ impl Gate {
         self.receiver.try_recv().ok()
     }
 
-    /// Whether parcels for a destination that answers come faster than they are sent: more wait than its writer takes in a
-    /// turn, or so many bytes that they leave the cache before they are read again.
+    /// Whether the destination has accepted something lately, and is not down.
+    pub(super) fn is_answering(&self) -> bool {
+        self.status.is_up() && self.status.has_delivered_lately(clock::recent())
+    }
+
+    /// Whether parcels come faster than they are sent: more wait than its writer takes in a turn, or so many bytes that they
+    /// leave the cache before they are read again.
     pub(super) fn is_crowded(&self) -> bool {
         let waiting = self.parcels_waiting();
-        let is_much = waiting > CROWDED_PARCELS
-            || waiting > 0 && self.inbound.held_weight.load(Ordering::Relaxed) > CROWDED_BYTES;
-        is_much && self.status.is_up() && self.status.has_delivered_lately(clock::recent())
+        waiting > CROWDED_PARCELS
+            || waiting > 0 && self.inbound.held_weight.load(Ordering::Relaxed) > CROWDED_BYTES
     }
 
     /// Ends when a parcel has ended after the call, at most one call for each parcel: so a crowd does not grow. The caller sets

@@ -115,9 +115,12 @@ impl Fanout {
         self.gates.is_empty()
     }
 
-    /// A destination that answers and gets parcels faster than they are sent, if there is one.
+    /// A destination that gets parcels faster than they are sent, where that holds for all that answer: then it is our writers
+    /// that are behind. Where one of them keeps up, a crowd at another says that this one is slow.
     pub fn crowded(&self) -> Option<&'static Gate> {
-        self.gates.iter().copied().find(|gate| gate.is_crowded())
+        let mut answering = self.gates.iter().copied().filter(|gate| gate.is_answering());
+        let first = answering.next().filter(|gate| gate.is_crowded())?;
+        answering.all(Gate::is_crowded).then_some(first)
     }
 
     /// Whether a spool that works is behind and needed: whoever waits a little before his offer loses nothing to it.

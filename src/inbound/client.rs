@@ -586,7 +586,7 @@ async fn wait_for_disk(fanout: &Fanout) {
 
 /// Lets the writers of a busy core work where parcels come faster than they are sent: otherwise clients would fill the
 /// queues of good destinations as fast as one core can receive, and the queues would overflow. Where the core has time to
-/// spare it is the destination that is slow, and that is no concern of clients.
+/// spare, or one destination keeps up, the others are slow, and that is no concern of clients.
 async fn give_way(inbound: &Inbound, fanout: &Fanout) {
     if inbound.sweeper.is_busy()
         && let Some(gate) = fanout.crowded()
