@@ -731,29 +731,20 @@ const LENGTH_MAX: u64 = i64::MAX as u64;
 /// `u32`.
 const SECTION_BYTES_CEILING: usize = 1 << 30;
 
-const TOKEN_BYTES: [bool; 256] = {
+const TOKEN_BYTES: [bool; 256] = alphanumerics_and(b"!#$%&'*+-.^_`|~");
+
+/// Letters, digits and `symbols`, as a table that a byte is looked up in.
+pub(super) const fn alphanumerics_and(symbols: &[u8]) -> [bool; 256] {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < 256 {
-        let symbol = matches!(
-            byte as u8,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        );
-        table[byte] = symbol || (byte as u8).is_ascii_alphanumeric();
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
         byte += 1;
     }
+    let mut at = 0;
+    while at < symbols.len() {
+        table[symbols[at] as usize] = true;
+        at += 1;
+    }
     table
-};
+}

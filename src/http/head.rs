@@ -529,35 +529,7 @@ fn is_host_byte(byte: u8) -> bool {
     HOST_BYTES[byte as usize]
 }
 
-const HOST_BYTES: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let symbol = matches!(
-            byte as u8,
-            b'-' | b'.'
-                | b'_'
-                | b'~'
-                | b'%'
-                | b'!'
-                | b'$'
-                | b'&'
-                | b'\''
-                | b'('
-                | b')'
-                | b'*'
-                | b'+'
-                | b';'
-                | b'='
-                | b':'
-                | b'['
-                | b']'
-        );
-        table[byte] = symbol || (byte as u8).is_ascii_alphanumeric();
-        byte += 1;
-    }
-    table
-};
+const HOST_BYTES: [bool; 256] = field::alphanumerics_and(b"-._~%!$&'()*+;=:[]");
 
 /// RFC 9112 section 2.2 wants at least one empty line ignored; old clients send a CRLF after a body.
 const LEADING_LINES_MAX: usize = 4;
