@@ -126,6 +126,10 @@ pub async fn run(setup: CoreSetup) {
             Some(order) = orders.recv() => core.obey(order),
         }
     }
+    // What was ordered before the shutdown began still counts: pushes may be on their way to a destination that is to start.
+    while let Ok(order) = orders.try_recv() {
+        core.obey(order);
+    }
     drop(orders);
     let destinations = &core.destinations;
     destinations.iter().for_each(|destination| destination.hurry());
