@@ -350,7 +350,7 @@ impl Gateway {
         let is_memory_empty = || gates.iter().all(|gate| gate.parcels_in_memory() == 0);
         wait_until(deadline, is_memory_empty).await;
         gates.iter().for_each(|gate| gate.close());
-        spools().for_each(|spool| spool.take_the_rest());
+        spools().for_each(|spool| spool.take_the_rest(DropReason::Shutdown));
         self.phase.send_replace(Phase::GivingUp);
         archives().for_each(|(archive, _)| archive.give_up());
         let last = clock::now().after(LAST_OUTCOMES_WAIT);

@@ -54,7 +54,8 @@ pub struct SpoolLink {
     waiting_bytes: AtomicU64,
     changed: Mutex<Option<StoreBounds>>,
     reads: AtomicBool,
-    is_last: AtomicBool,
+    /// Why what cannot be stored any more is dropped, once nothing new comes.
+    last: OnceLock<DropReason>,
     is_finishing: AtomicBool,
     is_full: AtomicBool,
     trouble: Mutex<Option<String>>,
@@ -108,7 +109,7 @@ impl SpoolLink {
             waiting_bytes: AtomicU64::new(0),
             changed: Mutex::new(None),
             reads: AtomicBool::new(true),
-            is_last: AtomicBool::new(false),
+            last: OnceLock::new(),
             is_finishing: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             trouble: Mutex::new(None),
@@ -154,7 +155,7 @@ impl SpoolLink {
 
     /// Whether the gateway leaves: what cannot be stored now is lost.
     pub fn is_last(&self) -> bool {
-        self.is_last.load(Ordering::Acquire)
+        self.last.get().is_some()
     }
 
     /// Whether as much waits to be stored as may.
@@ -228,9 +229,15 @@ impl SpoolLink {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The gateway leaves: what is in memory now is all that will come, and none of it is too much.
-    pub fn set_last(&self) {
-        self.is_last.store(true, Ordering::Release);
+    /// The gateway or the destination leaves: what is in memory now is all that will come, and none of it is too much. What
+    /// cannot be stored is dropped for `reason`; the first one counts.
+    pub fn set_last(&self, reason: DropReason) {
+        let _ = self.last.set(reason);
+    }
+
+    /// The reason of [`SpoolLink::set_last`], once it was called.
+    pub fn last(&self) -> Option<DropReason> {
+        self.last.get().copied()
     }
 
     /// Everything has been put: the keeper stores it and ends.

@@ -245,7 +245,8 @@ impl Leaving {
                 // Whoever held one has let go of it after his last offer: that is seen from here on.
                 fence(Ordering::Acquire);
                 let is_cut_off = self.fanouts.is_empty();
-                let is_empty = gate.parcels_in_memory() == 0;
+                // Two readings: each is made of two counters, and a parcel that moves in between may be missed by one.
+                let is_empty = gate.parcels_in_memory() == 0 && gate.parcels_in_memory() == 0;
                 let delivered_now = gate.books().delivered.parcels;
                 if is_empty && is_cut_off {
                     self.end(control);
@@ -274,7 +275,14 @@ impl Leaving {
                     .spool
                     .as_ref()
                     .is_none_or(|spool| spool.is_finished());
-                return has_reported && has_archive_ended && has_spool_ended && self.settle_spool(control);
+                if !(has_reported && has_archive_ended && has_spool_ended) {
+                    return false;
+                }
+                // What its spool was just reading when everything else was empty came back to nobody. It stays on disk.
+                while let Some(parcel) = gate.take() {
+                    parcel.ticket.drop_for(DropReason::Removed);
+                }
+                return self.settle_spool(control);
             }
             Stage::Deleting(deleted) => match deleted.try_recv() {
                 Err(oneshot::error::TryRecvError::Empty) => {}
@@ -302,7 +310,7 @@ impl Leaving {
             "removed destination takes nothing; what waits for it is given up"
         );
         if let Some(spool) = &self.running.spool {
-            spool.take_the_rest();
+            spool.take_the_rest(DropReason::Removed);
         }
         if let Some((archive, _)) = self.running.archive() {
             archive.give_up_removed();

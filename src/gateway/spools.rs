@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 
 use crate::config::{AckPolicy, DestinationPlan, Overflow, Plan, SpoolOrphans, SpoolPlan};
-use crate::fanout::{Gate, SpoolLink, StoreBounds};
+use crate::fanout::{DropReason, Gate, SpoolLink, StoreBounds};
 use crate::runtime::clock;
 use crate::runtime::pool::MemoryBudget;
 use crate::runtime::reserved::Reserved;
@@ -123,8 +123,8 @@ impl SpoolThread {
     }
 
     /// Nothing new comes: what is in memory gets to the disk, as far as that goes.
-    pub fn take_the_rest(&self) {
-        self.link.set_last();
+    pub fn take_the_rest(&self, reason: DropReason) {
+        self.link.set_last(reason);
     }
 
     /// Ends the thread, which stores what it has been given first.

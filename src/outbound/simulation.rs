@@ -623,7 +623,8 @@ impl World {
         }
         self.sites.iter().for_each(|site| site.gate.close());
         for site in &self.sites {
-            site.gate.spool().into_iter().for_each(SpoolLink::set_last);
+            let links = site.gate.spool().into_iter();
+            links.for_each(|link| link.set_last(DropReason::Shutdown));
         }
         for index in indices.clone() {
             self.give_up(index);

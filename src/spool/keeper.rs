@@ -324,10 +324,9 @@ impl<D: Disk> Keeper<D> {
 
     /// The disk did not take it. At the end nobody is left who could send it.
     fn keep_in_memory(&self, parcel: Parcel) {
-        if self.link.is_last() {
-            parcel.ticket.drop_for(DropReason::Shutdown);
-        } else {
-            self.gate.forward(parcel);
+        match self.link.last() {
+            Some(reason) => parcel.ticket.drop_for(reason),
+            None => self.gate.forward(parcel),
         }
     }
 
