@@ -24,7 +24,7 @@ use support::wire::name_of;
 use support::{Answer, Client, DEADLINE, Process, Sink, eventually, get, run, under_both_engines};
 
 under_both_engines!(
-    destinations_come_go_and_move_under_load,
+    row_139_destinations_come_go_and_move_under_load,
     the_same_where_a_core_only_writes,
     a_load_of_both_routes_does_not_notice,
     what_stays_notices_nothing,
@@ -219,7 +219,7 @@ struct Pushed {
     before: usize,
 }
 
-fn destinations_come_go_and_move_under_load(engine: &str) {
+fn row_139_destinations_come_go_and_move_under_load(engine: &str) {
     come_go_and_move(engine, &["--cores", "2"]);
 }
 
