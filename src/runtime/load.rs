@@ -56,13 +56,12 @@ impl Load {
 
     /// Looks, where the last look is long enough ago: regular looks keep the time that the next one goes back over short.
     pub fn look(&self) {
+        let Some(schedstat) = &self.schedstat else { return };
         let (last, at) = (self.last.get(), clock::now());
         if at.since(last.at) < LOOK_EVERY {
             return;
         }
-        let Some(needed) = self.schedstat.as_ref().and_then(read) else {
-            return;
-        };
+        let Some(needed) = read(schedstat) else { return };
         self.busy.set(is_saturated(
             needed.saturating_sub(last.needed),
             at.since(last.at),
