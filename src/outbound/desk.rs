@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use super::backoff;
-use super::health::Health;
+use super::health::{self, Health};
 use super::waiting::Waiting;
 use crate::fanout::queue::Queue;
 use crate::fanout::status::Cut;
@@ -232,7 +232,13 @@ impl Desk {
         self.in_flight -= 1;
         let changed = match trouble {
             Trouble::Answered { .. } => self.health.answered(),
-            Trouble::Silent => self.health.failed(now, self.limits.min_backoff, random),
+            Trouble::Silent => {
+                let Limits {
+                    min_backoff, max_age, ..
+                } = self.limits;
+                let longest = health::probe_wait_max(min_backoff, max_age);
+                self.health.failed(now, min_backoff, longest, random)
+            }
             Trouble::NoDescriptors => false,
         };
         self.wait_or_give_up(parcel, trouble, now, random);
@@ -439,6 +445,8 @@ mod tests {
         Mono::default().after(Duration::from_millis(millis))
     }
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     fn limits(max_retries: u32) -> Limits {
         Limits {
             max_age: Duration::from_secs(60),
@@ -626,7 +634,7 @@ mod tests {
             .map(|_| bench.desk.next(at(0), 0.0).expect("room"))
             .collect();
         for _ in 0..DOWN_AFTER {
-            bench.desk.health.failed(at(0), Duration::from_secs(1), 0.0);
+            bench.desk.health.failed(at(0), SECOND, SECOND, 0.0);
         }
         assert!(!bench.desk.is_up());
         bench.desk.start_over(limits(0), at(1));
@@ -682,6 +690,38 @@ mod tests {
         );
         assert!(bench.desk.conclude(parcel, Outcome::Delivered), "it is up again");
         assert_eq!(bench.gate.books().delivered.parcels, 1);
+    }
+
+    #[test]
+    fn whatever_comes_while_it_is_down_is_tried_before_it_is_too_old() {
+        for max_age in [
+            Duration::from_millis(300),
+            Duration::from_millis(1500),
+            SECOND * 3600,
+        ] {
+            let mut bench = bench(0, 1 << 20);
+            let short = Limits { max_age, ..limits(0) };
+            bench.desk.start_over(short, at(0));
+            let mut now = 0;
+            let mut tried_at = 0;
+            while now < 60_000 {
+                bench.desk.accept(bench.gate, at(now));
+                while let Some(parcel) = bench.desk.next(at(now), 0.99) {
+                    tried_at = now;
+                    bench.desk.trouble(parcel, Trouble::Silent, at(now), 0.99);
+                }
+                if bench.desk.is_empty() {
+                    bench.offer(AckMode::Detached, at(now)); // alone, as soon as the last one has gone
+                }
+                let waited = Duration::from_millis(now - tried_at);
+                assert!(
+                    waited <= max_age.min(SECOND * 5),
+                    "{waited:?} without a probe, {max_age:?}"
+                );
+                now += 10;
+            }
+            assert!(!bench.desk.is_up());
+        }
     }
 
     #[test]

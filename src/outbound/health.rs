@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            DOWN_AFTER failures in a row
-//!      ┌──────┐ ─────────────────────▶ ┌──────┐ ── probe fails: wait longer (min_backoff·2^n, ≤ PROBE_WAIT_MAX) ──┐
+//!      ┌──────┐ ─────────────────────▶ ┌──────┐ ── probe fails: wait longer (min_backoff·2^n, ≤ probe_wait_max) ──┐
 //!      │  up  │                        │ down │ ◀────────────────────────────────────────────────────────────────┘
 //!      └──────┘ ◀───────────────────── └──────┘   one probe at a time
 //!        the window restarts              a probe is answered (any status)
@@ -24,7 +24,9 @@ use crate::runtime::clock::Mono;
 /// Failures in a row that make a destination down.
 pub const DOWN_AFTER: u32 = 5;
 /// Longest wait between probes: a destination that is back gets its profiles within seconds.
-pub const PROBE_WAIT_MAX: Duration = Duration::from_secs(5);
+const PROBE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// The shortest that an age limit makes of it: ten probes a second harm nobody.
+const PROBE_WAIT_FLOOR: Duration = Duration::from_millis(100);
 /// Retries that one first attempt earns: at most 20 % of a destination's traffic (DESIGN.md section 6).
 pub const RETRY_SHARE: f64 = 0.2;
 /// Retries that come with time.
@@ -46,6 +48,13 @@ pub struct Health {
 struct Down {
     probe_at: Mono,
     probes: u32,
+}
+
+/// The longest wait between probes where parcels are kept for `max_age`: half of that at most, so that each is young
+/// enough for one probe at least.
+pub fn probe_wait_max(min_backoff: Duration, max_age: Duration) -> Duration {
+    let longest = PROBE_WAIT_MAX.max(min_backoff);
+    longest.min(PROBE_WAIT_FLOOR.max(max_age / 2))
 }
 
 impl Health {
@@ -114,8 +123,15 @@ impl Health {
         was_down
     }
 
-    /// An attempt ended without an answer. Returns whether this made the destination down. `random` is in `[0, 1)`.
-    pub fn failed(&mut self, now: Mono, min_backoff: Duration, random: f64) -> bool {
+    /// An attempt ended without an answer. Returns whether this made the destination down. Probes are as far apart as
+    /// retries that begin with `min_backoff`, and at most [`probe_wait_max`]. `random` is in `[0, 1)`.
+    pub fn failed(
+        &mut self,
+        now: Mono,
+        min_backoff: Duration,
+        probe_wait_max: Duration,
+        random: f64,
+    ) -> bool {
         if self.down.as_ref().is_some_and(|down| now < down.probe_at) {
             return false; // a straggler, sent before it went down: no probe has failed
         }
@@ -125,8 +141,8 @@ impl Health {
             return false;
         }
         let probes = self.down.as_ref().map_or(1, |down| down.probes.saturating_add(1));
-        let longest = PROBE_WAIT_MAX.max(min_backoff);
-        let wait = super::backoff::wait(probes, min_backoff, longest, None, random);
+        let shortest = min_backoff.min(probe_wait_max);
+        let wait = super::backoff::wait(probes, shortest, probe_wait_max, None, random);
         self.down = Some(Down {
             probe_at: now.after(wait),
             probes,
@@ -170,7 +186,7 @@ mod tests {
 
     fn fail(health: &mut Health, times: u32) {
         for _ in 0..times {
-            health.failed(at(0), BACKOFF, 0.0);
+            health.failed(at(0), BACKOFF, PROBE_WAIT_MAX, 0.0);
         }
     }
 
@@ -178,11 +194,11 @@ mod tests {
     fn goes_down_after_failures_in_a_row_only() {
         let mut health = Health::new(8, at(0));
         for _ in 0..3 {
-            (1..DOWN_AFTER).for_each(|_| assert!(!health.failed(at(0), BACKOFF, 0.0)));
+            (1..DOWN_AFTER).for_each(|_| assert!(!health.failed(at(0), BACKOFF, PROBE_WAIT_MAX, 0.0)));
             assert!(!health.answered());
         }
-        (1..DOWN_AFTER).for_each(|_| assert!(!health.failed(at(0), BACKOFF, 0.0)));
-        assert!(health.failed(at(0), BACKOFF, 0.0));
+        (1..DOWN_AFTER).for_each(|_| assert!(!health.failed(at(0), BACKOFF, PROBE_WAIT_MAX, 0.0)));
+        assert!(health.failed(at(0), BACKOFF, PROBE_WAIT_MAX, 0.0));
         assert!(!health.is_up());
     }
 
@@ -200,7 +216,10 @@ mod tests {
         );
         for round in 0..40 {
             let now = at(round * 100_000);
-            assert!(!health.failed(now, BACKOFF, 0.99), "it was down already");
+            assert!(
+                !health.failed(now, BACKOFF, PROBE_WAIT_MAX, 0.99),
+                "it was down already"
+            );
             assert!(health.probe_at().unwrap().since(now) <= PROBE_WAIT_MAX);
         }
     }

@@ -16,7 +16,7 @@ use crate::config::{
 };
 use crate::http::HeadLimits;
 use crate::inbound::ROOM_WAIT;
-use crate::outbound::health::{DOWN_AFTER, PROBE_WAIT_MAX};
+use crate::outbound::health::{self, DOWN_AFTER};
 use crate::outbound::window::{RAMP_START, RAMP_STEP};
 use crate::profile::relabel::RuleSpec;
 use crate::runtime::engine::EngineChoice;
@@ -297,7 +297,7 @@ fn away(one: &DestinationPlan, plan: &Plan) -> String {
     let probes = match one.target {
         DestinationTarget::Http { .. } => format!(
             "After {DOWN_AFTER} attempts without an answer one profile at a time is its probe, at most {} apart",
-            show::duration(PROBE_WAIT_MAX)
+            show::duration(health::probe_wait_max(one.min_backoff, one.max_age))
         ),
         DestinationTarget::File { .. } => "After a failure one profile at a time is tried".into(),
     };
