@@ -6,6 +6,10 @@
 //!   │      ▼ made room: closed    ▼ read timeout: 408 and closed                                    │
 //!   └────────────────────────────────────── keep-alive ─────────────────────────────────────────────┘
 //! ```
+//! A push that is here whole when its first bytes are looked at, which nearly every one is, goes from head to queues without
+//! waiting ([`Client::begin`]): all that takes lies on the stack, which is warm, and a connection keeps little while it waits
+//! for the verdict. Whatever has to wait earlier takes the long way ([`Client::serve_further`]), whose state is on the heap.
+//!
 //! Once it is older than `--max-connection-age` a connection ends with its next answer, which says so, or while it is idle.
 //! A push belongs to its parcels from `offered` on: a client that leaves afterwards takes nothing with it.
 
@@ -24,9 +28,9 @@ use super::understand::{
     Dress, HeadLines, Prepared, Refusal, Wanted, charge_if_much, parts, place_of, prepare, put,
 };
 use super::{Bench, DISK_LOOK_EVERY, DISK_LOOKS, Inbound, Place, handshake, reply};
-use crate::fanout::Fanout;
 use crate::fanout::call::CallAnswer;
 use crate::fanout::push::PushParts;
+use crate::fanout::{Fanout, Gate, Push};
 use crate::http::answer;
 use crate::http::{Answer, Connection, Framing, HeadError, Method, RequestHead};
 use crate::profile::route::Route;
@@ -115,6 +119,81 @@ enum Next {
     HandOver,
 }
 
+/// What has come of the first look at a request.
+enum Begun {
+    /// Its answer is written.
+    Answered(Written),
+    /// It is on the queues, and its answer has to wait.
+    Offered(Offered),
+    /// There is more to it, behind its head if that is here. Boxed, as it would be kept while answers wait.
+    Further(Option<Box<RequestHead>>),
+}
+
+/// A push that is on the queues.
+struct Offered {
+    terms: Terms,
+    route: RouteLabel,
+    dress: Option<Dress>,
+    /// Why a part of it is not.
+    rejected: Option<Box<Refusal>>,
+    awaited: Awaited,
+}
+
+/// What the answer to a push waits for.
+enum Awaited {
+    /// What becomes of it.
+    Verdict(Arc<Push>),
+    /// That the writers come to this destination's parcels.
+    Room(&'static Gate),
+}
+
+/// What still matters of a head once the request is understood.
+#[derive(Clone, Copy)]
+struct Terms {
+    method: Method,
+    head_bytes: usize,
+    framing: Framing,
+    expect_continue: bool,
+    asked: Connection,
+}
+
+impl Terms {
+    fn of(head: &RequestHead) -> Self {
+        Self {
+            method: head.method,
+            head_bytes: head.bytes,
+            framing: head.framing,
+            expect_continue: head.expect_continue,
+            asked: Connection::after(head),
+        }
+    }
+}
+
+/// An answer that is ready to be sent.
+struct Written {
+    method: Method,
+    route: RouteLabel,
+    status: u16,
+    /// Why the request was refused.
+    reason: Option<&'static str>,
+    then: Then,
+    /// For a long one.
+    _charge: Option<Charge>,
+}
+
+/// What comes behind an answer.
+#[derive(Clone, Copy)]
+enum Then {
+    /// The next request.
+    Wait,
+    /// The end.
+    Close,
+    /// The next request, behind the rest of this one, which nobody wants.
+    Skip { head_bytes: usize, body_bytes: u64 },
+    /// The end, once the client has stopped sending.
+    Linger,
+}
+
 /// What became of a request before its answer is written.
 pub(super) struct Handled {
     pub(super) result: Result<(), Refusal>,
@@ -124,7 +203,7 @@ pub(super) struct Handled {
     /// A destination's answer that is passed back as it is.
     pub(super) passed: Option<CallAnswer>,
     /// For a long answer.
-    pub(super) _charge: Option<Charge>,
+    pub(super) charge: Option<Charge>,
 }
 
 /// Whether the client is still sending.
@@ -252,22 +331,83 @@ impl Client {
         let started = clock::now();
         let limit = self.inbound.setup.plan.read_timeout;
         self.watch.arm(started.after(limit), Expiry::StopReceiving);
-        let head = match self.inlet.head().await {
-            Ok(head) => head,
-            Err(ReceiveError::Truncated) => return Next::Close,
-            Err(ReceiveError::Head(HeadError::Http2)) if self.may_speak_http2() => return Next::HandOver,
-            Err(error) => {
-                Box::pin(self.refuse_head(error.into(), started)).await;
-                return Next::Close;
+        let answer = match self.begin(started) {
+            Begun::Answered(answer) => answer,
+            Begun::Offered(offered) => {
+                let refused = offered.awaited.end().await.or(offered.rejected);
+                let result = refused.map_or(Ok(()), |refusal| Err(*refusal));
+                self.write_answer(offered.terms, offered.route, offered.dress, result)
             }
+            Begun::Further(head) => return Box::pin(self.serve_further(head, started)).await,
+        };
+        self.send_answer(answer, started).await
+    }
+
+    /// Takes a push that is here whole, and puts it on every queue. Where anything has to be waited for, or is wrong with its
+    /// head, nothing has been done yet.
+    fn begin(&mut self, started: Mono) -> Begun {
+        let Some(head) = self.inlet.whole_head() else {
+            return Begun::Further(None);
+        };
+        self.has_served = true;
+        let bytes = self.inlet.head_bytes();
+        let query = head.target.query.map(|query| query.of(bytes));
+        let setup = &self.inbound.setup;
+        let bench = self.inbound.bench();
+        let (Framing::Length(length), Ok(Wanted::Push(route, label))) = (
+            head.framing,
+            place_of(head.method == Method::Post, head.target.path.of(bytes), query),
+        ) else {
+            return Begun::Further(Some(Box::new(head)));
+        };
+        if !self.inlet.has_whole_body(&head) || bench.course.fanout.is_pressed() {
+            return Begun::Further(Some(Box::new(head)));
+        }
+        let lines = HeadLines { head: &head, bytes };
+        let query = query.unwrap_or_default();
+        let Ok(prepared) = prepare(setup, &bench, route, query, &lines, Some(length)) else {
+            return Begun::Further(Some(Box::new(head)));
+        };
+        let Ok(body) = self.inlet.whole_body(head.bytes, length) else {
+            return Begun::Further(Some(Box::new(head)));
+        };
+        self.watch.disarm();
+        let (terms, dress) = (Terms::of(&head), prepared.dress);
+        let offered = parts(setup, &bench, route, prepared, body, started, started)
+            .and_then(|(parts, rejected)| Ok((offer(&self.inbound, &bench, parts)?, rejected)));
+        match offered {
+            Ok((Some(awaited), rejected)) => Begun::Offered(Offered {
+                terms,
+                route: label,
+                dress,
+                rejected: rejected.map(Box::new),
+                awaited,
+            }),
+            Ok((None, None)) => Begun::Answered(self.write_answer(terms, label, dress, Ok(()))),
+            Ok((None, Some(refusal))) | Err(refusal) => {
+                Begun::Answered(self.write_answer(terms, label, dress, Err(refusal)))
+            }
+        }
+    }
+
+    /// Serves a request whose head is `head`, or has still to come.
+    async fn serve_further(&mut self, head: Option<Box<RequestHead>>, started: Mono) -> Next {
+        let head = match head {
+            Some(head) => head,
+            None => match self.inlet.head().await {
+                Ok(head) => Box::new(head),
+                Err(ReceiveError::Truncated) => return Next::Close,
+                Err(ReceiveError::Head(HeadError::Http2)) if self.may_speak_http2() => return Next::HandOver,
+                Err(error) => {
+                    let answer = self.refuse_head(error.into());
+                    return self.send_answer(answer, started).await;
+                }
+            },
         };
         self.has_served = true;
         let handled = self.handle(&head, started).await;
-        if self.answer(&head, handled, started).await {
-            Next::Wait
-        } else {
-            Next::Close
-        }
+        let answer = self.write_handled(Terms::of(&head), handled);
+        self.send_answer(answer, started).await
     }
 
     /// Whether a preface of HTTP/2 is welcome here: at the beginning, and where the operator says so, which is in cleartext
@@ -284,7 +424,7 @@ impl Client {
             dress: None,
             body: BodyState::Unread,
             passed: None,
-            _charge: None,
+            charge: None,
         };
         let bytes = self.inlet.head_bytes();
         let query = head.target.query.map(|query| query.of(bytes));
@@ -302,7 +442,7 @@ impl Client {
                 if let Refusal::Redirect(location) = &refusal {
                     // Once here and once in the answer.
                     match charge_if_much(&self.inbound.setup, 2 * location.len()) {
-                        Ok(charge) => handled._charge = charge,
+                        Ok(charge) => handled.charge = charge,
                         Err(error) => {
                             handled.result = Err(error.into());
                             return handled;
@@ -364,10 +504,19 @@ impl Client {
         let accepted = if was_here { started } else { clock::now() };
         drop(meanwhile);
         let (parts, rejected) = parts(setup, &bench, route, prepared, body, started, accepted)?;
-        if let Some(parts) = parts {
-            offer(&self.inbound, bench, parts).await?;
+        if parts.is_some() {
+            wait_for_disk(&bench.course.fanout).await;
         }
-        rejected.map_or(Ok(()), Err)
+        let awaited = offer(&self.inbound, &bench, parts)?;
+        drop(bench); // nothing more is offered
+        let refused = match awaited {
+            Some(awaited) => awaited.end().await,
+            None => None,
+        };
+        match refused.map(|refusal| *refusal).or(rejected) {
+            Some(refusal) => Err(refusal),
+            None => Ok(()),
+        }
     }
 
     /// Tells a client that waits for it to go on.
@@ -393,103 +542,157 @@ impl Client {
         Ok(())
     }
 
-    async fn answer(&mut self, head: &RequestHead, handled: Handled, started: Mono) -> bool {
-        let skips = match handled.body {
-            BodyState::Received => false,
-            BodyState::Broken => return Box::pin(self.answer_and_close(head, handled, started)).await,
-            BodyState::Unread => match head.framing {
-                Framing::Length(length) => {
-                    if length > SKIP_BYTES_MAX || head.expect_continue {
-                        return Box::pin(self.answer_and_close(head, handled, started)).await;
-                    }
-                    true
-                }
-                Framing::Chunked => return Box::pin(self.answer_and_close(head, handled, started)).await,
-            },
+    /// Writes the answer to a request whose body has come.
+    fn write_answer(
+        &mut self,
+        terms: Terms,
+        route: RouteLabel,
+        dress: Option<Dress>,
+        result: Result<(), Refusal>,
+    ) -> Written {
+        let handled = Handled {
+            result,
+            route,
+            dress,
+            body: BodyState::Received,
+            passed: None,
+            charge: None,
         };
-        let connection = self.after(head, skips);
-        if skips && connection == Connection::Close {
-            return Box::pin(self.answer_and_close(head, handled, started)).await;
-        }
-        let status = self.write_handled(head.method, &handled, connection);
-        let sent = self.send().await;
-        self.count(head.method, &handled, status, started);
-        if !sent {
-            self.closed = Closed::Error;
-        }
-        if connection == Connection::Close {
-            return false;
-        }
-        if !skips {
-            // A client that has left without its answer may have sent further requests whole before: they are served too.
-            return sent || self.inlet.has_bytes() && !self.watch.expired();
-        }
-        if !sent {
-            return false;
-        }
-        // The body of a refused request has no longer to arrive than that of a good one.
-        self.watch
-            .arm(started.after(self.inbound.setup.plan.read_timeout), Expiry::Stop);
-        let skipped = Box::pin(self.inlet.skip_body(head)).await;
-        self.watch.disarm();
-        if skipped.is_err() {
-            self.closed = Closed::Error;
-        }
-        skipped.is_ok()
+        self.write_handled(terms, handled)
     }
 
-    /// What becomes of the connection behind the answer to `head`. A client that has begun to send its next request gets an
-    /// answer to that too, however old the connection is.
-    fn after(&mut self, head: &RequestHead, skips: bool) -> Connection {
-        let why = match Connection::after(head) {
+    /// Writes the answer into `out`.
+    fn write_handled(&mut self, terms: Terms, handled: Handled) -> Written {
+        let then = self.what_comes_behind(terms, handled.body);
+        let connection = match then {
+            Then::Wait | Then::Skip { .. } => terms.asked,
+            Then::Close | Then::Linger => Connection::Close,
+        };
+        let status = match &handled.passed {
+            Some(passed) => self.write_passed(passed, connection),
+            None => self.write_result(terms.method, handled.dress, &handled.result, connection),
+        };
+        Written {
+            method: terms.method,
+            route: handled.route,
+            status,
+            reason: handled.result.err().map(|refusal| refusal.reason()),
+            then,
+            _charge: handled.charge,
+        }
+    }
+
+    /// A refused head leaves nothing to go on with.
+    fn refuse_head(&mut self, refusal: Refusal) -> Written {
+        self.closed = Closed::Error;
+        let reason = Some(refusal.reason());
+        let (method, route) = (Method::Other, RouteLabel::Other);
+        Written {
+            status: self.write_result(method, None, &Err(refusal), Connection::Close),
+            method,
+            route,
+            reason,
+            then: Then::Linger,
+            _charge: None,
+        }
+    }
+
+    /// What becomes of the connection behind the answer to a request of which so much has come.
+    fn what_comes_behind(&mut self, terms: Terms, body: BodyState) -> Then {
+        let unread = match (body, terms.framing) {
+            (BodyState::Received, _) => None,
+            (BodyState::Unread, Framing::Length(length))
+                if length <= SKIP_BYTES_MAX && !terms.expect_continue =>
+            {
+                Some(length)
+            }
+            _ => {
+                if self.closed == Closed::Client && body == BodyState::Broken {
+                    self.closed = Closed::Error;
+                }
+                return Then::Linger;
+            }
+        };
+        let ends = self.ends(terms.asked, unread.is_some());
+        match unread {
+            None if ends => Then::Close,
+            None => Then::Wait,
+            Some(_) if ends => Then::Linger,
+            Some(body_bytes) => Then::Skip {
+                head_bytes: terms.head_bytes,
+                body_bytes,
+            },
+        }
+    }
+
+    /// Whether the connection ends behind the answer to a request that asked for `asked`. A client that has begun to send its
+    /// next request gets an answer to that too, however old the connection is.
+    fn ends(&mut self, asked: Connection, skips: bool) -> bool {
+        self.closed = match asked {
             Connection::Close => Closed::Client,
             _ if self.inbound.is_draining() => Closed::Shutdown,
             _ if self.is_too_old() && (skips || !self.inlet.has_bytes()) => Closed::MaxAge,
-            keeps => return keeps,
+            _ => return false,
         };
-        self.closed = why;
-        Connection::Close
+        true
     }
 
-    async fn answer_and_close(&mut self, head: &RequestHead, handled: Handled, started: Mono) -> bool {
-        if self.closed == Closed::Client && handled.body == BodyState::Broken {
+    /// Sends the answer that is written, and counts it.
+    async fn send_answer(&mut self, answer: Written, started: Mono) -> Next {
+        let sent = self.send().await;
+        self.count(&answer, started);
+        if !sent && !matches!(answer.then, Then::Linger) {
             self.closed = Closed::Error;
         }
-        let status = self.write_handled(head.method, &handled, Connection::Close);
-        self.send_and_linger().await;
-        self.count(head.method, &handled, status, started);
-        false
-    }
-
-    async fn refuse_head(&mut self, refusal: Refusal, started: Mono) {
-        self.closed = Closed::Error;
-        let handled = Handled {
-            result: Err(refusal),
-            route: RouteLabel::Other,
-            dress: None,
-            body: BodyState::Broken,
-            passed: None,
-            _charge: None,
-        };
-        let status = self.write_result(Method::Other, None, &handled.result, Connection::Close);
-        self.send_and_linger().await;
-        self.count(Method::Other, &handled, status, started);
-    }
-
-    fn count(&mut self, method: Method, handled: &Handled, status: u16, started: Mono) {
-        let tally = &self.inbound.setup.tally;
-        self.idle_since = clock::now();
-        tally.answered(method, handled.route, status, self.idle_since.since(started));
-        if let Err(refusal) = &handled.result {
-            tally.refused(refusal.reason());
+        match answer.then {
+            // A client that has left without its answer may have sent further requests whole before: they are served too.
+            Then::Wait if sent || self.inlet.has_bytes() && !self.watch.expired() => Next::Wait,
+            Then::Skip {
+                head_bytes,
+                body_bytes,
+            } if sent => Box::pin(self.skip(head_bytes, body_bytes, started)).await,
+            Then::Linger if sent => {
+                Box::pin(self.linger()).await;
+                Next::Close
+            }
+            _ => Next::Close,
         }
     }
 
-    /// Writes the answer into `out` and returns its status.
-    fn write_handled(&mut self, method: Method, handled: &Handled, connection: Connection) -> u16 {
-        match &handled.passed {
-            Some(passed) => self.write_passed(passed, connection),
-            None => self.write_result(method, handled.dress, &handled.result, connection),
+    /// Skips the body of a refused request, which has no longer to arrive than that of a good one.
+    async fn skip(&mut self, head_bytes: usize, body_bytes: u64, started: Mono) -> Next {
+        self.watch
+            .arm(started.after(self.inbound.setup.plan.read_timeout), Expiry::Stop);
+        let skipped = self.inlet.skip_body(head_bytes, body_bytes).await;
+        self.watch.disarm();
+        match skipped {
+            Ok(()) => Next::Wait,
+            Err(_) => {
+                self.closed = Closed::Error;
+                Next::Close
+            }
+        }
+    }
+
+    /// Reads on until the client has seen its last answer, or for long enough.
+    async fn linger(&mut self) {
+        self.writer.finish();
+        socket::stop_sending(self.fd);
+        self.watch.arm(clock::now().after(LINGER), Expiry::Stop);
+        self.inlet.linger().await;
+    }
+
+    fn count(&mut self, answer: &Written, started: Mono) {
+        let tally = &self.inbound.setup.tally;
+        self.idle_since = clock::now();
+        tally.answered(
+            answer.method,
+            answer.route,
+            answer.status,
+            self.idle_since.since(started),
+        );
+        if let Some(reason) = answer.reason {
+            tally.refused(reason);
         }
     }
 
@@ -541,36 +744,40 @@ impl Client {
         self.watch.disarm();
         sent.is_ok()
     }
+}
 
-    async fn send_and_linger(&mut self) {
-        if self.send().await {
-            self.writer.finish();
-            socket::stop_sending(self.fd);
-            self.watch.arm(clock::now().after(LINGER), Expiry::Stop);
-            self.inlet.linger().await;
-        }
+impl Awaited {
+    /// Returns why the push is refused after all.
+    async fn end(self) -> Option<Box<Refusal>> {
+        let verdict = match self {
+            Self::Verdict(push) => match push.client_deadline {
+                Mono::NEVER => push.verdict().await,
+                deadline => {
+                    let left = deadline.since(clock::now());
+                    match Box::pin(monoio::time::timeout(left, push.verdict())).await {
+                        Ok(verdict) => verdict,
+                        Err(_) => return Some(Box::new(Refusal::deadline_exceeded())),
+                    }
+                }
+            },
+            Self::Room(gate) => {
+                let _ = Box::pin(monoio::time::timeout(WAY_GIVEN_MAX, gate.room())).await;
+                return None;
+            }
+        };
+        Refusal::from_verdict(verdict).map(Box::new)
     }
 }
 
-/// Puts a push on every queue, and waits for its verdict where the policy says so.
-async fn offer(inbound: &Inbound, bench: Rc<Bench>, parts: PushParts) -> Result<(), Refusal> {
-    wait_for_disk(&bench.course.fanout).await;
-    let deadline = parts.client_deadline;
-    let Some(push) = put(&inbound.setup, &bench, parts)? else {
-        give_way(inbound, &bench.course.fanout).await;
-        return Ok(());
+/// Puts a push on every queue. Returns what its answer waits for, by policy or for want of room.
+fn offer(inbound: &Inbound, bench: &Bench, parts: Option<PushParts>) -> Result<Option<Awaited>, Refusal> {
+    let Some(parts) = parts else {
+        return Ok(None);
     };
-    drop(bench); // nothing more is offered
-    let verdict = match deadline {
-        Mono::NEVER => push.verdict().await,
-        deadline => {
-            let left = deadline.since(clock::now());
-            Box::pin(monoio::time::timeout(left, push.verdict()))
-                .await
-                .map_err(|_| Refusal::deadline_exceeded())?
-        }
-    };
-    Refusal::from_verdict(verdict).map_or(Ok(()), Err)
+    Ok(match put(&inbound.setup, bench, parts)? {
+        Some(push) => Some(Awaited::Verdict(push)),
+        None => gate_to_wait_for(inbound, &bench.course.fanout).map(Awaited::Room),
+    })
 }
 
 /// Lets a disk that is behind take what it was given before more is put on it: for want of room on the way to it a parcel
@@ -584,13 +791,13 @@ async fn wait_for_disk(fanout: &Fanout) {
     }
 }
 
-/// Lets the writers of a busy core work where parcels come faster than they are sent: otherwise clients would fill the
-/// queues of good destinations as fast as one core can receive, and the queues would overflow. Where the core has time to
-/// spare, or one destination keeps up, the others are slow, and that is no concern of clients.
-async fn give_way(inbound: &Inbound, fanout: &Fanout) {
-    if inbound.sweeper.is_busy()
-        && let Some(gate) = fanout.crowded()
-    {
-        let _ = monoio::time::timeout(WAY_GIVEN_MAX, gate.room()).await;
+/// Where the writers of a busy core should be let work because parcels come faster than they are sent: otherwise clients would
+/// fill the queues of good destinations as fast as one core can receive, and the queues would overflow. Where the core has
+/// time to spare, or one destination keeps up, the others are slow, and that is no concern of clients.
+fn gate_to_wait_for(inbound: &Inbound, fanout: &Fanout) -> Option<&'static Gate> {
+    if inbound.sweeper.is_busy() {
+        fanout.crowded()
+    } else {
+        None
     }
 }

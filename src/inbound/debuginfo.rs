@@ -53,7 +53,7 @@ impl Client {
             dress: None,
             body: BodyState::Unread,
             passed: None,
-            _charge: None,
+            charge: None,
         };
         let result = match procedure {
             Procedure::Upload => self.upload(path, head, started, &mut handled).await,

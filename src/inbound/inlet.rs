@@ -221,6 +221,15 @@ impl Inlet {
         }
     }
 
+    /// A head that is here whole. `None` where it is not, or not good: then [`Inlet::head`] tells.
+    pub fn whole_head(&mut self) -> Option<RequestHead> {
+        self.heads.reset();
+        match self.heads.read(&self.buffer[self.start..]) {
+            Ok(Progress::Complete(head)) => Some(head),
+            Ok(Progress::Partial) | Err(_) => None,
+        }
+    }
+
     /// The bytes of the head at hand.
     pub fn head_bytes(&self) -> &[u8] {
         &self.buffer[self.start..]
@@ -240,33 +249,68 @@ impl Inlet {
         }
     }
 
+    /// The body of a head, all of which is here, as [`Inlet::has_whole_body`] says.
+    pub fn whole_body(&mut self, head_bytes: usize, bytes: u64) -> Result<Body, ReceiveError> {
+        self.pinned_bytes = 0;
+        let bytes = usize::try_from(bytes).map_err(|_| ReceiveError::TooLarge)?;
+        let body = if bytes == 0 {
+            self.start += head_bytes;
+            Body::default()
+        } else {
+            self.expect_next(head_bytes + bytes);
+            self.charge_buffer()?;
+            let start = self.start + head_bytes;
+            self.cut(start, bytes)
+        };
+        Ok(self.finish(body))
+    }
+
     /// Receives the body of `head`, of at most `limit` bytes.
     pub async fn body(&mut self, head: &RequestHead, limit: u64) -> Result<Body, ReceiveError> {
         self.pinned_bytes = 0;
-        let mut body = match head.framing {
-            Framing::Length(0) => {
-                self.start += head.bytes;
-                Body::default()
-            }
+        let body = match head.framing {
+            Framing::Length(0) => return self.whole_body(head.bytes, 0),
             Framing::Length(bytes) if bytes > limit => return Err(ReceiveError::TooLarge),
             Framing::Length(bytes) => {
                 let bytes = usize::try_from(bytes).map_err(|_| ReceiveError::TooLarge)?;
-                self.expected = (head.bytes + bytes + HEADROOM).clamp(BUFFER_BYTES_MIN, FIRST_BYTES_MAX);
+                self.expect_next(head.bytes + bytes);
                 self.body_of_length(head.bytes, bytes).await?
             }
             Framing::Chunked => {
                 // Boxed: few clients send chunks, and the state for them would make every request's future larger.
                 let body = Box::pin(self.body_of_chunks(head.bytes, limit)).await?;
-                let total = usize::try_from(body.bytes)
-                    .unwrap_or(usize::MAX)
-                    .saturating_add(head.bytes + HEADROOM);
-                self.expected = total.clamp(BUFFER_BYTES_MIN, FIRST_BYTES_MAX);
+                let bytes = usize::try_from(body.bytes).unwrap_or(usize::MAX);
+                self.expect_next(bytes.saturating_add(head.bytes));
                 body
             }
         };
-        body.pinned_bytes = self.pinned_bytes;
+        Ok(self.finish(body))
+    }
+
+    /// The next request will be about as long as this one, which had `bytes`.
+    fn expect_next(&mut self, bytes: usize) {
+        self.expected = bytes
+            .saturating_add(HEADROOM)
+            .clamp(BUFFER_BYTES_MIN, FIRST_BYTES_MAX);
+    }
+
+    /// The body that is in the buffer from `start` on, whole.
+    fn cut(&mut self, start: usize, bytes: usize) -> Body {
+        let end = start + bytes;
+        Body {
+            segments: SmallVec::from_iter([self.freeze(end).slice(start..end)]),
+            bytes: bytes as u64,
+            pinned_bytes: 0,
+        }
+    }
+
+    /// Books a body that is whole.
+    fn finish(&mut self, body: Body) -> Body {
         self.tally.received(body.bytes);
-        Ok(body)
+        Body {
+            pinned_bytes: self.pinned_bytes,
+            ..body
+        }
     }
 
     /// Begins to receive the body of `head` piece by piece.
@@ -337,12 +381,10 @@ impl Inlet {
         }
     }
 
-    /// Reads and throws away the body of `head`, so that the connection can carry another request.
-    pub async fn skip_body(&mut self, head: &RequestHead) -> Result<(), ReceiveError> {
-        self.start += head.bytes;
-        let Framing::Length(mut left) = head.framing else {
-            return Err(ReceiveError::Closed);
-        };
+    /// Reads and throws away a body of `body_bytes` behind its head, so that the connection can carry another request.
+    pub async fn skip_body(&mut self, head_bytes: usize, body_bytes: u64) -> Result<(), ReceiveError> {
+        self.start += head_bytes;
+        let mut left = body_bytes;
         loop {
             let here = left.min((self.buffer.len() - self.start) as u64);
             self.start += usize::try_from(here).unwrap_or(usize::MAX);
@@ -375,13 +417,13 @@ impl Inlet {
         let body_start = self.start + head_bytes;
         let body_end = body_start + bytes;
         self.charge_buffer()?;
-        let mut segments = SmallVec::new();
         if body_end <= self.buffer.capacity() {
             while self.buffer.len() < body_end {
                 self.fill().await?;
             }
-            segments.push(self.freeze(body_end).slice(body_start..body_end));
+            Ok(self.cut(body_start, bytes))
         } else {
+            let mut segments = SmallVec::new();
             let here = self.buffer.len() - body_start;
             let rest = bytes - here;
             let charge = self
@@ -401,12 +443,12 @@ impl Inlet {
                 self.fill_to(rest).await?;
             }
             segments.push(self.freeze(rest));
+            Ok(Body {
+                segments,
+                bytes: bytes as u64,
+                pinned_bytes: 0,
+            })
         }
-        Ok(Body {
-            segments,
-            bytes: bytes as u64,
-            pinned_bytes: 0,
-        })
     }
 
     async fn body_of_chunks(&mut self, head_bytes: usize, limit: u64) -> Result<Body, ReceiveError> {

@@ -120,10 +120,24 @@ pub struct Connection {
 /// The memory that a lane's exchanges reuse.
 #[derive(Default)]
 pub struct Scratch {
-    /// The message on its way out.
-    pub gather: Gather,
+    /// The message on its way out; `None` while a write has it, or before the first one.
+    gather: Option<Gather>,
     received: Vec<u8>,
     last: LastAnswer,
+}
+
+impl Scratch {
+    /// Where the next message is loaded.
+    pub fn gather(&mut self) -> &mut Gather {
+        self.gather.get_or_insert_default()
+    }
+
+    /// Lets go of what belonged to one exchange.
+    fn clear(&mut self) {
+        self.gather().clear();
+        self.received.clear();
+        self.received.shrink_to(RECEIVE_BYTES_KEPT);
+    }
 }
 
 /// The latest answer that had no body and kept its connection. Destinations answer in the same bytes again and again (the
@@ -228,7 +242,7 @@ impl Connection {
         self.last_used = now;
     }
 
-    /// Sends what `scratch.gather` holds and reads the answer, both before `deadline`.
+    /// Sends what is loaded in `scratch` and reads the answer, both before `deadline`.
     pub async fn exchange(
         &mut self,
         scratch: &mut Scratch,
@@ -236,7 +250,7 @@ impl Connection {
     ) -> Result<Exchanged, AttemptError> {
         self.watch.arm(deadline, Expiry::Stop);
         let result = self.send_and_receive(scratch).await;
-        scratch.gather.clear();
+        scratch.clear();
         self.watch.disarm();
         if result.is_err() {
             // Otherwise the kernel goes on sending what it still holds of the request, long after we have closed: a
@@ -250,47 +264,64 @@ impl Connection {
     }
 
     async fn send_and_receive(&mut self, scratch: &mut Scratch) -> Result<Exchanged, AttemptError> {
-        let mut received = std::mem::take(&mut scratch.received);
-        received.reserve(RECEIVE_BYTES);
-        let (sent, gather) = send_some(&mut self.writer, std::mem::take(&mut scratch.gather)).await;
-        scratch.gather = gather;
+        let (sent, gather) = send_some(&mut self.writer, scratch.gather.take().unwrap_or_default()).await;
+        scratch.gather = Some(gather);
+        if !matches!(sent, Ok(true)) {
+            // Boxed: its state is large, and few messages come here.
+            return Box::pin(self.send_rest_and_receive(scratch, sent)).await;
+        }
+        let exchanged = receive(&mut self.reader, &mut scratch.received, &mut scratch.last).await?;
+        Ok(self.ended(exchanged))
+    }
+
+    /// The same behind a first write that did not take all, or failed.
+    async fn send_rest_and_receive(
+        &mut self,
+        scratch: &mut Scratch,
+        sent: io::Result<bool>,
+    ) -> Result<Exchanged, AttemptError> {
         let sent = match sent {
-            Ok(true) => Ok(true),
-            Ok(false) => {
-                let gather = std::mem::take(&mut scratch.gather);
+            Ok(_) => {
+                let gather = scratch.gather.take().unwrap_or_default();
+                let received = std::mem::take(&mut scratch.received);
                 let (sent, early, gather) =
                     write_rest(&mut self.writer, gather, &mut self.reader, received).await;
-                scratch.gather = gather;
-                received = early;
+                scratch.gather = Some(gather);
+                scratch.received = early;
                 sent
             }
             Err(error) => Err(error.kind()),
         };
-        let result = match sent {
+        let received = receive(&mut self.reader, &mut scratch.received, &mut scratch.last).await;
+        match (sent, received) {
+            (Ok(true), received) => received.map(|exchanged| self.ended(exchanged)),
+            (Ok(false), received) => received.map(Exchanged::closed),
             // A destination that refuses and closes while we still send leaves its answer behind. Where it accepted, it
             // cannot have kept what it never got.
-            Err(kind) => match receive(&mut self.reader, &mut received, &mut scratch.last).await {
-                Ok(Exchanged { reply, .. }) if reply.status < 300 => {
-                    Err(AttemptError::AcceptedTooEarly(kind))
-                }
-                Ok(exchanged) => Ok(Exchanged {
-                    reusable: false,
-                    ..exchanged
-                }),
-                Err(AttemptError::Tls(failure)) => Err(failure.into()),
-                Err(_) => Err(AttemptError::Unanswered(kind)),
-            },
-            Ok(whole) => receive(&mut self.reader, &mut received, &mut scratch.last)
-                .await
-                .map(|exchanged| Exchanged {
-                    reusable: exchanged.reusable && whole && self.reader.is_empty(),
-                    ..exchanged
-                }),
-        };
-        received.clear();
-        received.shrink_to(RECEIVE_BYTES_KEPT);
-        scratch.received = received;
-        result
+            (Err(kind), Ok(Exchanged { reply, .. })) if reply.status < 300 => {
+                Err(AttemptError::AcceptedTooEarly(kind))
+            }
+            (Err(_), Ok(exchanged)) => Ok(exchanged.closed()),
+            (Err(_), Err(AttemptError::Tls(failure))) => Err(failure.into()),
+            (Err(kind), Err(_)) => Err(AttemptError::Unanswered(kind)),
+        }
+    }
+
+    /// An answer to a message that went out whole: bytes behind it belong to nothing.
+    fn ended(&self, exchanged: Exchanged) -> Exchanged {
+        Exchanged {
+            reusable: exchanged.reusable && self.reader.is_empty(),
+            ..exchanged
+        }
+    }
+}
+
+impl Exchanged {
+    fn closed(self) -> Self {
+        Self {
+            reusable: false,
+            ..self
+        }
     }
 }
 

@@ -14,6 +14,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -23,7 +24,7 @@ use tokio::sync::mpsc;
 
 use super::addresses::{Addresses, Resolver};
 use super::classify::{Asked, Decision, Leniency, Reply, classify};
-use super::connection::{AttemptError, Connection, Entry, Scratch};
+use super::connection::{AttemptError, Connection, Entry, Exchanged, Scratch};
 use super::desk::{Desk, Limits, Trouble};
 use super::head::{Aim, HeadWriter, connect_request};
 use crate::config::{DestinationPlan, DestinationTarget, Proxy, ProxyRules};
@@ -108,6 +109,15 @@ impl DestinationSetup {
         credentials.ready().map_err(AttemptError::NoToken)
     }
 
+    /// The destination's own place for a route.
+    fn own_aim(&self, route: Route) -> Aim<'_> {
+        Aim {
+            // Behind a tunnel a head is written as if there were no proxy.
+            via: self.via.as_ref().filter(|_| self.tls.is_none()),
+            ..self.head.aim(route)
+        }
+    }
+
     fn tunnel(&self, proxy: &Proxy, host: &str, port: u16) -> Vec<u8> {
         connect_request(proxy, host, port, &self.proxies.connect_headers)
     }
@@ -126,19 +136,21 @@ pub struct Destination {
     turn: Cell<usize>,
 }
 
-/// Where an idle lane leaves its connection and is handed its next parcel, and when, and where a busy one keeps its parcel,
-/// so that it can be saved when the core ends.
+/// Where a lane's parcel is, so that it can be saved when the core ends, and where an idle lane leaves its connection and
+/// hears what comes next.
 #[derive(Default)]
 struct Slot {
     carried: RefCell<Option<Parcel>>,
-    connection: RefCell<Option<Connection>>,
-    word: RefCell<Option<Word>>,
+    connection: RefCell<Option<Box<Connection>>>,
+    word: Cell<Option<Word>>,
     waker: RefCell<Option<Waker>>,
 }
 
 /// What an idle lane waits for.
+#[derive(Clone, Copy)]
 enum Word {
-    Parcel(Parcel, Mono),
+    /// Its next parcel is in the slot, since then.
+    Carry(Mono),
     Dismissed,
 }
 
@@ -240,20 +252,20 @@ impl Destination {
         &self,
         setup: &DestinationSetup,
         deadline: Mono,
-    ) -> Result<Connection, AttemptError> {
+    ) -> Result<Box<Connection>, AttemptError> {
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
         let addresses = &setup.addresses;
         let _ = monoio::time::timeout(left(deadline), addresses.looked_up()).await;
         let address = addresses.pick(turn).ok_or(AttemptError::Unresolved)?;
-        Connection::open(
+        let connection = Connection::open(
             address,
             setup.entry(),
             left(deadline),
             setup.plan.remote_timeout,
             &self.sweeper,
-        )
-        .await
+        );
+        connection.await.map(Box::new)
     }
 
     async fn dispatch(self: Rc<Self>) {
@@ -323,28 +335,33 @@ impl Destination {
     }
 
     fn hand_out(self: &Rc<Self>, parcel: Parcel, now: Mono) {
-        match self.idle.borrow_mut().pop() {
-            Some(slot) => slot.say(Word::Parcel(parcel, now)),
-            None => drop(monoio::spawn(self.clone().lane(parcel, now))),
+        let idle = self.idle.borrow_mut().pop();
+        match idle {
+            Some(slot) => {
+                slot.carried.replace(Some(parcel));
+                slot.say(Word::Carry(now));
+            }
+            None => {
+                let slot = Rc::new(Slot::default());
+                slot.carried.replace(Some(parcel));
+                self.lanes.borrow_mut().push(slot.clone());
+                drop(monoio::spawn(self.clone().lane(slot, now)));
+            }
         }
     }
 
-    async fn lane(self: Rc<Self>, first: Parcel, now: Mono) {
-        let slot = Rc::new(Slot::default());
-        self.lanes.borrow_mut().push(slot.clone());
+    async fn lane(self: Rc<Self>, slot: Rc<Slot>, now: Mono) {
         let mut lane = Lane {
             connection: None,
             checked_at: None,
+            credentials_used: 0,
             scratch: Scratch::default(),
             setup: self.setup(),
             destination: self.clone(),
         };
-        let (mut parcel, mut started) = (first, now);
+        let mut started = now;
         loop {
-            let push = parcel.ticket.push().clone();
-            slot.carried.replace(Some(parcel));
-            let result = lane.attempt(&push, started).await;
-            drop(push); // an idle lane holds no body
+            let result = lane.attempt(&slot, started).await;
             let Some(carried) = slot.carried.take() else {
                 return;
             };
@@ -355,15 +372,17 @@ impl Destination {
                 clock::now()
             };
             self.conclude(&lane.setup, carried, result, started, now);
-            (parcel, started) = match self.next_after_exchange(now) {
-                Some(next) => (next, now),
-                None => match self.rest(&mut lane, &slot).await {
-                    Word::Parcel(next, now) => (next, now),
+            started = if let Some(next) = self.next_after_exchange(now) {
+                slot.carried.replace(Some(next));
+                now
+            } else {
+                match self.rest(&mut lane, &slot).await {
+                    Word::Carry(now) => now,
                     Word::Dismissed => break,
-                },
+                }
             };
         }
-        lane.close();
+        lane.give_connection_up();
         self.lanes.borrow_mut().retain(|other| !Rc::ptr_eq(other, &slot));
     }
 
@@ -533,7 +552,7 @@ fn answer_text(status: u16, code: Option<&str>, consequence: &str) -> String {
 
 impl Slot {
     fn say(&self, word: Word) {
-        self.word.replace(Some(word));
+        self.word.set(Some(word));
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -553,10 +572,12 @@ impl Slot {
 
 /// One connection and the memory for one exchange.
 struct Lane {
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
     /// [`Addresses::changes`] when its connection was last compared with the addresses. What is connected to later is one of
     /// those or newer.
     checked_at: Option<u64>,
+    /// The version of what said who we are in its last request.
+    credentials_used: u64,
     scratch: Scratch,
     /// What its connection was made by, and its attempt under way goes by.
     setup: Rc<DestinationSetup>,
@@ -574,34 +595,76 @@ struct Detour {
 }
 
 impl Lane {
-    /// One attempt: connect if need be, send, read the answer, follow redirects that keep the body.
-    async fn attempt(&mut self, push: &Arc<Push>, started: Mono) -> Result<Rc<Reply>, AttemptError> {
-        if !self.destination.goes_by(&self.setup) {
+    /// One attempt at the parcel in `slot`. The short way is a good answer on a connection that is there. Everything else is
+    /// rare, and its state is large: it lives on the heap.
+    async fn attempt(&mut self, slot: &Slot, started: Mono) -> Result<Rc<Reply>, AttemptError> {
+        let first = match self.prepare(slot, started) {
+            Some(deadline) => Some(self.exchange(deadline).await),
+            None => None,
+        };
+        match first {
+            Some(Ok(reply)) if !may_need_more(&reply) => Ok(reply),
+            first => Box::pin(self.attempt_further(slot, started, first)).await,
+        }
+    }
+
+    /// Loads the request of an attempt and returns its deadline, if nothing has to be waited for.
+    fn prepare(&mut self, slot: &Slot, started: Mono) -> Option<Mono> {
+        if !self.destination.goes_by(&self.setup) || !self.is_fit(started) {
+            return None;
+        }
+        let carried = slot.carried.borrow();
+        let push = carried.as_ref()?.ticket.push();
+        self.credentials_used = self.setup.head.credentials().ready().ok()?;
+        let deadline = started.after(self.setup.plan.remote_timeout);
+        let aim = self.setup.own_aim(push.route);
+        load(&self.setup, &mut self.scratch, push, aim, deadline, started);
+        Some(deadline)
+    }
+
+    /// The rest of an attempt: connect if need be, send, read the answer, follow redirects that keep the body. `first` is
+    /// what has come of it already.
+    async fn attempt_further(
+        &mut self,
+        slot: &Slot,
+        started: Mono,
+        first: Option<Result<Rc<Reply>, AttemptError>>,
+    ) -> Result<Rc<Reply>, AttemptError> {
+        let carried = slot
+            .carried
+            .borrow()
+            .as_ref()
+            .map(|parcel| parcel.ticket.push().clone());
+        let push = &carried.ok_or(AttemptError::Unanswered(io::ErrorKind::Interrupted))?; // the core ends
+        if first.is_none() && !self.destination.goes_by(&self.setup) {
             self.give_connection_up();
             self.setup = self.destination.setup();
             self.checked_at = None; // other addresses, counted from their own beginning
         }
         let setup = &*self.setup.clone();
         let deadline = started.after(setup.plan.remote_timeout);
-        let own = Aim {
-            // Behind a tunnel a head is written as if there were no proxy.
-            via: setup.via.as_ref().filter(|_| setup.tls.is_none()),
-            ..setup.head.aim(push.route)
-        };
+        let own = setup.own_aim(push.route);
         let credentials = setup.head.credentials();
-        let used = match credentials.ready() {
-            Ok(version) => version,
-            Err(_) => setup.await_credentials(deadline).await?,
+        let mut reply = match first {
+            // A connection that turns out stale is replaced at once.
+            Some(Err(AttemptError::Unanswered(_))) => self.send(push, own, started, deadline).await?,
+            Some(first) => first?,
+            None => {
+                self.credentials_used = match credentials.ready() {
+                    Ok(version) => version,
+                    Err(_) => setup.await_credentials(deadline).await?,
+                };
+                self.send(push, own, started, deadline).await?
+            }
         };
-        let mut reply = self.exchange(push, own, started, deadline).await?;
         // A secret may just have been rotated: where there is a new one, it gets its chance.
         if reply.status == 401
-            && monoio::time::timeout(left(deadline), credentials.refused(used))
+            && monoio::time::timeout(left(deadline), credentials.refused(self.credentials_used))
                 .await
                 .unwrap_or(false)
         {
             credentials.ready().map_err(AttemptError::NoToken)?;
-            reply = self.exchange(push, own, clock::recent(), deadline).await?;
+            reply = self.send(push, own, clock::recent(), deadline).await?;
         }
         let mut detour: Option<Detour> = None;
         for _ in 0..REDIRECTS_MAX {
@@ -629,56 +692,55 @@ impl Lane {
                 },
             };
             reply = if next.trusted {
-                self.exchange(push, aim, clock::recent(), deadline).await?
+                self.send(push, aim, clock::recent(), deadline).await?
             } else {
-                Box::pin(self.exchange_elsewhere(push, aim, &next, deadline)).await?
+                self.send_elsewhere(push, aim, &next, deadline).await?
             };
             detour = Some(next);
         }
         Ok(reply)
     }
 
-    /// One request and its answer on this lane's connection. A connection that turns out stale is replaced at once.
-    async fn exchange(
+    /// One request and its answer, on this lane's connection or, where that is none or turns out stale, on a fresh one.
+    async fn send(
         &mut self,
         push: &Arc<Push>,
         aim: Aim<'_>,
-        mut now: Mono,
+        now: Mono,
         deadline: Mono,
     ) -> Result<Rc<Reply>, AttemptError> {
-        loop {
-            let reused = self.take_fit(now);
-            let is_reused = reused.is_some();
-            let mut connection = match reused {
-                Some(connection) => connection,
-                None => {
-                    let connection = Box::pin(self.connect(deadline)).await?;
-                    now = clock::now();
-                    connection
-                }
-            };
-            self.load(push, aim, deadline, now);
-            match connection.exchange(&mut self.scratch, deadline).await {
-                Ok(exchanged) => {
-                    let now = clock::now();
-                    if exchanged.reusable {
-                        connection.rest(now);
-                        self.connection = Some(connection);
-                    } else {
-                        self.count_closed();
-                    }
-                    return Ok(exchanged.reply);
-                }
-                Err(AttemptError::Unanswered(_)) if is_reused => self.count_closed(),
-                Err(error) => {
-                    self.count_closed();
-                    return Err(error);
-                }
+        if self.is_fit(now) {
+            load(&self.setup, &mut self.scratch, push, aim, deadline, now);
+            match self.exchange(deadline).await {
+                Err(AttemptError::Unanswered(_)) => {}
+                ended => return ended,
             }
         }
+        let connection = self.destination.connect(&self.setup, deadline).await?;
+        self.destination.gate.status.connection(1);
+        self.connection = Some(connection);
+        load(&self.setup, &mut self.scratch, push, aim, deadline, clock::now());
+        self.exchange(deadline).await
     }
 
-    async fn exchange_elsewhere(
+    /// Sends the request that is loaded and reads its answer. The connection stays where it is good for more.
+    async fn exchange(&mut self, deadline: Mono) -> Result<Rc<Reply>, AttemptError> {
+        let Some(connection) = &mut self.connection else {
+            return Err(AttemptError::Unanswered(io::ErrorKind::NotConnected));
+        };
+        let exchanged = connection.exchange(&mut self.scratch, deadline).await;
+        match &exchanged {
+            Ok(Exchanged { reusable: true, .. }) => connection.rest(clock::now()),
+            Ok(_) => {
+                clock::now();
+                self.give_connection_up();
+            }
+            Err(_) => self.give_connection_up(),
+        }
+        exchanged.map(|exchanged| exchanged.reply)
+    }
+
+    async fn send_elsewhere(
         &mut self,
         push: &Arc<Push>,
         aim: Aim<'_>,
@@ -717,55 +779,56 @@ impl Lane {
             &destination.sweeper,
         )
         .await?;
-        self.load(push, aim, deadline, clock::now());
+        load(setup, &mut self.scratch, push, aim, deadline, clock::now());
         let exchanged = connection.exchange(&mut self.scratch, deadline).await?;
         clock::now(); // as `exchange` does: the lane takes the end of an answered attempt from there
         Ok(exchanged.reply)
     }
 
-    fn load(&mut self, push: &Arc<Push>, aim: Aim<'_>, deadline: Mono, now: Mono) {
-        let head = &self.setup.head;
-        let told = told_limit(push, deadline.since(now), now);
-        let told_ms = u64::try_from(told.as_millis()).unwrap_or(u64::MAX);
-        self.scratch
-            .gather
-            .load(push, |out| head.write(out, push, aim, told_ms));
-    }
-
-    /// The lane's connection, if it can be used: alive, and to an address that the name still has.
-    fn take_fit(&mut self, now: Mono) -> Option<Connection> {
-        let connection = self.connection.take()?;
+    /// Whether the lane's connection can be used: alive, and to an address that the name still has. Otherwise it is given up.
+    fn is_fit(&mut self, now: Mono) -> bool {
+        let Some(connection) = &self.connection else {
+            return false;
+        };
         let addresses = &self.setup.addresses;
         let changes = addresses.changes();
         let leads_there = self.checked_at == Some(changes) || addresses.contains(connection.address());
-        if connection.is_fit(now) && leads_there {
+        let is_fit = connection.is_fit(now) && leads_there;
+        if is_fit {
             self.checked_at = Some(changes);
-            return Some(connection);
+        } else {
+            self.give_connection_up();
         }
-        self.count_closed();
-        None
-    }
-
-    async fn connect(&mut self, deadline: Mono) -> Result<Connection, AttemptError> {
-        let connection = self.destination.connect(&self.setup, deadline).await?;
-        self.destination.gate.status.connection(1);
-        Ok(connection)
-    }
-
-    fn close(mut self) {
-        self.give_connection_up();
+        is_fit
     }
 
     /// Gives up the connection, if there is one.
     fn give_connection_up(&mut self) {
         if self.connection.take().is_some() {
-            self.count_closed();
+            self.destination.gate.status.connection(-1);
         }
     }
+}
 
-    fn count_closed(&self) {
-        self.destination.gate.status.connection(-1);
-    }
+/// Makes `push` the next message of `scratch`.
+fn load(
+    setup: &DestinationSetup,
+    scratch: &mut Scratch,
+    push: &Arc<Push>,
+    aim: Aim<'_>,
+    deadline: Mono,
+    now: Mono,
+) {
+    let told = told_limit(push, deadline.since(now), now);
+    let told_ms = u64::try_from(told.as_millis()).unwrap_or(u64::MAX);
+    scratch
+        .gather()
+        .load(push, |out| setup.head.write(out, push, aim, told_ms));
+}
+
+/// Whether an attempt may go on behind `reply`: with other credentials, or elsewhere.
+fn may_need_more(reply: &Reply) -> bool {
+    matches!(reply.status, 401 | 300..=399)
 }
 
 fn left(deadline: Mono) -> Duration {

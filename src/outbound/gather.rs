@@ -17,9 +17,13 @@ const ENTRIES_MAX: usize = 1024;
 const ENTRIES_KEPT: usize = 256;
 const HEAD_BYTES_KEPT: usize = 16 << 10;
 
-/// A message on its way out. Reused for every message of a connection, so that nothing is allocated in between.
+/// A message on its way out. Reused for every message of a connection, so that nothing is allocated in between. One pointer
+/// wide, because a write passes it on from layer to layer and back.
 #[derive(Default)]
-pub struct Gather {
+pub struct Gather(Box<Message>);
+
+#[derive(Default)]
+struct Message {
     head: Vec<u8>,
     push: Option<Arc<Push>>,
     /// INVARIANT: each entry points into `head` or into a segment of `push`, neither of which changes while entries
@@ -32,10 +36,11 @@ impl Gather {
     /// Sets the message: `write_head` fills the (emptied) head, the body is that of `push`.
     pub fn load(&mut self, push: &Arc<Push>, write_head: impl FnOnce(&mut Vec<u8>)) {
         self.clear();
-        write_head(&mut self.head);
-        self.push = Some(push.clone());
-        self.entries.push(entry(&self.head));
-        self.entries.extend(
+        let message = &mut *self.0;
+        write_head(&mut message.head);
+        message.push = Some(push.clone());
+        message.entries.push(entry(&message.head));
+        message.entries.extend(
             push.segments
                 .iter()
                 .filter(|segment| !segment.is_empty())
@@ -45,22 +50,23 @@ impl Gather {
 
     /// Lets go of the message's memory.
     pub fn clear(&mut self) {
-        self.entries.clear();
-        self.entries.shrink_to(ENTRIES_KEPT);
-        self.done = 0;
-        self.head.clear();
-        self.head.shrink_to(HEAD_BYTES_KEPT);
-        self.push = None;
+        let message = &mut *self.0;
+        message.entries.clear();
+        message.entries.shrink_to(ENTRIES_KEPT);
+        message.done = 0;
+        message.head.clear();
+        message.head.shrink_to(HEAD_BYTES_KEPT);
+        message.push = None;
     }
 
     /// Whether all of it is out.
     pub fn is_out(&self) -> bool {
-        self.done == self.entries.len()
+        self.0.done == self.0.entries.len()
     }
 
     /// What is not out yet, in order: for a writer that does not take the entries themselves (TLS).
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        self.entries[self.done..].iter().map(|entry| {
+        self.0.entries[self.0.done..].iter().map(|entry| {
             // SAFETY: the entry points to iov_len bytes that `self` owns and does not change while it is borrowed.
             unsafe { std::slice::from_raw_parts(entry.iov_base.cast::<u8>(), entry.iov_len) }
         })
@@ -68,7 +74,8 @@ impl Gather {
 
     /// Notes that `written` bytes are out. Returns whether all are.
     pub fn advance(&mut self, mut written: usize) -> bool {
-        while let Some(next) = self.entries.get_mut(self.done) {
+        let message = &mut *self.0;
+        while let Some(next) = message.entries.get_mut(message.done) {
             if written < next.iov_len {
                 // SAFETY: written < iov_len, so the result stays inside the same allocation.
                 next.iov_base = unsafe { next.iov_base.cast::<u8>().add(written) }.cast();
@@ -76,7 +83,7 @@ impl Gather {
                 return false;
             }
             written -= next.iov_len;
-            self.done += 1;
+            message.done += 1;
         }
         debug_assert_eq!(written, 0, "more written than there was");
         true
@@ -94,11 +101,11 @@ fn entry(bytes: &[u8]) -> libc::iovec {
 // owned by the same value (see INVARIANT). The count never goes beyond the vector.
 unsafe impl IoVecBuf for Gather {
     fn read_iovec_ptr(&self) -> *const libc::iovec {
-        self.entries[self.done..].as_ptr()
+        self.0.entries[self.0.done..].as_ptr()
     }
 
     fn read_iovec_len(&self) -> usize {
-        (self.entries.len() - self.done).min(ENTRIES_MAX)
+        (self.0.entries.len() - self.0.done).min(ENTRIES_MAX)
     }
 }
 
@@ -146,6 +153,6 @@ mod tests {
         parts.segments = [body.clone()].into_iter().collect();
         let mut gather = Gather::default();
         gather.load(&Arc::new(parts), |head| head.push(b'h'));
-        assert_eq!(gather.entries[1].iov_base.cast_const().cast(), body.as_ptr());
+        assert_eq!(gather.0.entries[1].iov_base.cast_const().cast(), body.as_ptr());
     }
 }
