@@ -242,8 +242,7 @@ impl Gateway {
         let one = opened.plan();
         let id = DestinationId(self.destinations);
         self.destinations += 1;
-        let gate = Gate::over(id, one.name.clone(), one.queue_limit, self.control.crossing())
-            .with_overflow(plan.overflow);
+        let gate = Gate::new(id, one.name.clone(), one.queue_limit).with_overflow(plan.overflow);
         let gate = match self.control.past(&one.name) {
             Some(past) => gate.continuing(past),
             None => gate,

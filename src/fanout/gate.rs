@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, SendError, Sender};
 use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
 
@@ -20,7 +20,8 @@ use crate::runtime::clock;
 use crate::runtime::doorbell::Doorbell;
 
 /// Parcels that may lie between two turns of the writer core's loop. It empties the queue at each turn; more than this
-/// many can arrive only while that core is not scheduled at all. 16 bytes each.
+/// many can arrive only while that core is not scheduled at all. 48 bytes each, in blocks that are taken as they are needed:
+/// a ring of this size would have each parcel on lines that no cache holds any more.
 const CROSSING_PARCELS_MAX: usize = 16_384;
 
 /// Parcels waiting beyond which a gate is crowded: one turn of a default window.
@@ -50,28 +51,9 @@ pub struct Gate {
     closing: AtomicBool,
     sender: Sender<Parcel>,
     receiver: Receiver<Parcel>,
+    crossing_parcels_max: usize,
     inbound: CachePadded<Accepted>,
     outbound: CachePadded<Settled>,
-}
-
-/// The queue between cores, which a gate that has ended leaves to the next one: it is nearly all of a gate's memory.
-#[derive(Clone, Debug)]
-pub struct Crossing {
-    sender: Sender<Parcel>,
-    receiver: Receiver<Parcel>,
-}
-
-impl Default for Crossing {
-    fn default() -> Self {
-        Self::with_parcels_max(CROSSING_PARCELS_MAX)
-    }
-}
-
-impl Crossing {
-    fn with_parcels_max(parcels_max: usize) -> Self {
-        let (sender, receiver) = crossbeam_channel::bounded(parcels_max);
-        Self { sender, receiver }
-    }
 }
 
 /// Written by inbound cores.
@@ -206,19 +188,7 @@ impl Books {
 impl Gate {
     /// The gate of one destination that may hold `bytes_max`.
     pub fn new(id: DestinationId, name: String, bytes_max: u64) -> Self {
-        Self::over(id, name, bytes_max, Crossing::default())
-    }
-
-    /// A gate on whose crossing `parcels_max` may lie: tests that make gates by the thousand want small ones.
-    #[cfg(test)]
-    pub(crate) fn with_crossing(id: DestinationId, name: String, bytes_max: u64, parcels_max: usize) -> Self {
-        Self::over(id, name, bytes_max, Crossing::with_parcels_max(parcels_max))
-    }
-
-    /// The same over a crossing that is there already, on which nothing lies.
-    pub fn over(id: DestinationId, name: String, bytes_max: u64, crossing: Crossing) -> Self {
-        let Crossing { sender, receiver } = crossing;
-        debug_assert!(receiver.is_empty(), "another gate's parcels");
+        let (sender, receiver) = crossbeam_channel::unbounded();
         Self {
             id,
             name,
@@ -231,8 +201,19 @@ impl Gate {
             closing: AtomicBool::new(false),
             sender,
             receiver,
+            crossing_parcels_max: CROSSING_PARCELS_MAX,
             inbound: CachePadded::default(),
             outbound: CachePadded::default(),
+        }
+    }
+
+    /// A gate on whose crossing `crossing_parcels_max` may lie, for tests that want it to run over.
+    #[cfg(test)]
+    #[must_use]
+    pub(crate) fn with_crossing(self, crossing_parcels_max: usize) -> Self {
+        Self {
+            crossing_parcels_max,
+            ..self
         }
     }
 
@@ -261,14 +242,6 @@ impl Gate {
         self.inbound.bytes.store(bytes, Ordering::Relaxed);
         self.status.continue_from(&past.status);
         self
-    }
-
-    /// Its crossing, once nobody puts anything there any more.
-    pub fn crossing(&self) -> Crossing {
-        Crossing {
-            sender: self.sender.clone(),
-            receiver: self.receiver.clone(),
-        }
     }
 
     /// Changes the byte budget. What is too much then goes at the writer's next turn.
@@ -317,7 +290,7 @@ impl Gate {
         let may_be_spooled = matches!(push.ack_mode(), AckMode::Detached | AckMode::Stored);
         let has_room =
             may_be_spooled && !self.exceeds(2) && self.spool.as_ref().is_some_and(SpoolLink::has_room);
-        if is_full && !has_room || self.sender.is_full() {
+        if is_full && !has_room || self.is_crossing_full() {
             self.unreserve(push);
             return false;
         }
@@ -387,17 +360,14 @@ impl Gate {
 
     /// Puts a parcel on the crossing, whose oldest make room where there is none.
     fn cross(&self, parcel: Parcel) {
-        let mut parcel = parcel;
-        loop {
-            match self.sender.try_send(parcel) {
-                Ok(()) => break,
-                Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => {
-                    parcel = back;
-                    if let Ok(oldest) = self.receiver.try_recv() {
-                        self.evict(oldest, DropReason::Overflow);
-                    }
-                }
+        while self.is_crossing_full() {
+            match self.receiver.try_recv() {
+                Ok(oldest) => self.evict(oldest, DropReason::Overflow),
+                Err(_) => break,
             }
+        }
+        if let Err(SendError(parcel)) = self.sender.send(parcel) {
+            parcel.ticket.drop_for(DropReason::Abandoned); // never: the other end is here too
         }
         // Its consumer makes room from its oldest; where it does not come to that (an archive's disk hangs), nobody else may
         // suffer, and what lies here makes room instead.
@@ -470,10 +440,14 @@ impl Gate {
         };
         is_free(&held.held_weight, self.bytes_max())
             && is_free(&held.held_pinned_bytes, self.pinned_bytes_max())
-            && self
-                .receiver
-                .capacity()
-                .is_some_and(|most| self.receiver.len() < most / 2)
+            && self.receiver.len() < self.crossing_parcels_max / 2
+    }
+
+    /// Whether as many parcels lie in the crossing as may; with several cores that accept, one for each more. All of them are
+    /// held, so that number is looked at first: it is on a line that is at hand.
+    fn is_crossing_full(&self) -> bool {
+        let held = self.inbound.held_parcels.load(Ordering::Relaxed);
+        held > self.crossing_parcels_max as u64 && self.receiver.len() >= self.crossing_parcels_max
     }
 
     /// The spool's side: what an earlier process had accepted and not delivered.
@@ -782,7 +756,7 @@ mod tests {
         past.take().unwrap().ticket.shelve();
         past.status.attempted(true);
         past.status.delivered(clock::now());
-        let again = Gate::over(DestinationId(1), past.name.clone(), 1, past.crossing()).continuing(past);
+        let again = Gate::new(DestinationId(1), past.name.clone(), 1).continuing(past);
         let (before, after) = (past.books(), again.books());
         assert!(after.balance(), "{after:?}");
         assert_eq!((before.accepted_parcels, before.spooled_parcels), (3, 1));

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use crate::config::Overflow;
 
 pub use call::{Call, Calls};
-pub use gate::{Crossing, DestinationId, Gate};
+pub use gate::{DestinationId, Gate};
 pub use push::{AckMode, Push, Verdict};
 pub use spool_link::{RecordId, SpoolLink, StoreBounds};
 pub use status::Status;

@@ -41,6 +41,9 @@ impl<T> Queue<T> {
     /// Adds a newly accepted item. One that comes late (a spool has waited with it, and could not store it) goes where it
     /// belongs: the oldest stands in front.
     pub fn push(&mut self, accepted: Mono, item: T) {
+        if self.fresh.is_empty() {
+            self.fresh.clear(); // begin where the memory begins: most items come and go alone, on lines that stay in the cache
+        }
         if self.fresh.back().is_none_or(|(last, _)| *last <= accepted) {
             self.fresh.push_back((accepted, item));
         } else {

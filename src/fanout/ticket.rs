@@ -118,7 +118,8 @@ pub enum Outcome {
 pub struct Ticket {
     push: Arc<Push>,
     gate: &'static Gate,
-    record: Option<RecordId>,
+    /// Boxed, because few parcels have one and all are passed on by value.
+    record: Option<Box<RecordId>>,
     /// Whether the gate's budget counts it.
     in_budget: bool,
     settled: bool,
@@ -142,7 +143,7 @@ impl Ticket {
         Self {
             push,
             gate,
-            record: Some(record),
+            record: Some(Box::new(record)),
             in_budget: false,
             settled: false,
         }
@@ -160,7 +161,7 @@ impl Ticket {
 
     /// The parcel is on disk, synced, and stays in memory too.
     pub fn stored(&mut self, record: RecordId) {
-        self.record = Some(record);
+        self.record = Some(Box::new(record));
         self.push.note_stored();
     }
 
@@ -195,7 +196,7 @@ impl Ticket {
     fn settle(&mut self, outcome: Outcome) {
         self.settled = true;
         self.set_in_budget(false);
-        match (self.record, outcome) {
+        match (self.record.as_deref().copied(), outcome) {
             (Some(record), Outcome::Unanswered { reason }) if reason.leaves_it_stored() => {
                 self.gate.note_spooled(&self.push);
                 self.gate.give_back(Return::Release(record));

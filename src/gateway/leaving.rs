@@ -25,7 +25,7 @@ use super::{Farewell, share_memory, spools};
 use crate::admin::InForce;
 use crate::config::{SpoolOrphans, SpoolPlan};
 use crate::fanout::gate::Amount;
-use crate::fanout::{Crossing, DropReason, Fanout, Gate};
+use crate::fanout::{DropReason, Fanout, Gate};
 use crate::runtime::clock::{self, Mono};
 use crate::spool::Sums;
 
@@ -40,8 +40,6 @@ pub struct Control {
     leaving: RefCell<Vec<Leaving>>,
     /// The last gate of each destination that has gone, for its books.
     past: RefCell<HashMap<String, &'static Gate>>,
-    /// What they have left behind.
-    crossings: RefCell<Vec<Crossing>>,
     /// While a reload is being prepared nobody goes: it may be wanted again.
     is_reloading: Cell<bool>,
     is_seeing_off: Cell<bool>,
@@ -81,7 +79,6 @@ impl Control {
             in_force,
             leaving: RefCell::default(),
             past: RefCell::default(),
-            crossings: RefCell::default(),
             is_reloading: Cell::new(false),
             is_seeing_off: Cell::new(false),
         })
@@ -180,11 +177,6 @@ impl Control {
         self.leaving.borrow().iter().for_each(|one| visit(&one.running));
     }
 
-    /// A crossing, of somebody who has gone where there is one.
-    pub fn crossing(&self) -> Crossing {
-        self.crossings.borrow_mut().pop().unwrap_or_default()
-    }
-
     /// The gate of a destination that was here before and has gone. It is forgotten.
     pub fn past(&self, name: &str) -> Option<&'static Gate> {
         self.past.borrow_mut().remove(name)
@@ -213,7 +205,6 @@ impl Control {
             .retain(|listed| !std::ptr::eq(listed.gate, gate));
         share_memory(&in_force);
         self.in_force.store(Arc::new(in_force));
-        self.crossings.borrow_mut().push(gate.crossing());
         self.past.borrow_mut().insert(gate.name.clone(), gate);
         tracing::info!(destination = %gate.name, "removed destination has ended");
         Farewell::of(gate).tell();

@@ -291,14 +291,10 @@ impl World {
     /// A destination in a new process.
     fn open_site(&self, index: usize, disk: FakeDisk) -> Site {
         let setting = &self.setting;
-        let gate = Gate::with_crossing(
-            DestinationId(index),
-            format!("d{index}"),
-            setting.queue_bytes_max,
-            CROSSING,
-        )
-        .with_pinned_bytes_max(setting.pinned_bytes_max)
-        .with_overflow(setting.overflow);
+        let gate = Gate::new(DestinationId(index), format!("d{index}"), setting.queue_bytes_max)
+            .with_crossing(CROSSING)
+            .with_pinned_bytes_max(setting.pinned_bytes_max)
+            .with_overflow(setting.overflow);
         let gate = if setting.has_spool {
             gate.with_spool(SpoolLink::new(
                 setting.mode == AckMode::Stored,
