@@ -30,6 +30,7 @@ under_both_engines!(
     many_idle_connections_and_load,
     a_connection_per_request,
     restarts_behind_a_balancer_fail_no_request,
+    a_request_that_has_come_wins_over_the_idle_timeout,
 );
 
 const ADMIN: [&str; 2] = ["--admin", "127.0.0.1:0"];
@@ -522,4 +523,49 @@ fn restarts_behind_a_balancer_fail_no_request(engine: &str) {
     );
     peer.expect_nothing(Duration::from_millis(100), "nothing twice");
     instances.into_iter().for_each(Gateway::end_whole);
+}
+
+/// Does not let the gateway run any more, until it gets SIGCONT. What is sent to it afterwards it sees then.
+fn stop(gateway: &Gateway) {
+    gateway.process.signal(rustix::process::Signal::STOP);
+    let tasks = format!("/proc/{}/task", gateway.process.id());
+    let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.expect("an entry").path().join("stat"));
+        // proc(5): the number, the name in parentheses, the state.
+        stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+    };
+    eventually("every thread to be stopped", || {
+        let mut tasks = std::fs::read_dir(&tasks).expect("the process lives");
+        tasks.all(is_stopped).then_some(())
+    });
+}
+
+/// Requests come in time, and the gateway does not run until long after its idle timeout: it finds both at once.
+fn a_request_that_has_come_wins_over_the_idle_timeout(engine: &str) {
+    const CLIENTS: usize = 50;
+    let peer = Peer::start();
+    let gateway = Gateway::before(
+        engine,
+        &[&peer],
+        &[&ADMIN[..], &["--idle-timeout", "1s"]].concat(),
+    );
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| gateway.client()).collect();
+    for _ in 0..3 {
+        for client in &mut clients {
+            assert_eq!(ingest(client, "x").status, 200);
+        }
+        stop(&gateway);
+        for client in &mut clients {
+            client
+                .send(post("/ingest?name=app", &[], b"x"))
+                .expect("connected");
+        }
+        std::thread::sleep(Duration::from_millis(1200)); // longer than they may be idle
+        gateway.process.signal(rustix::process::Signal::CONT);
+        for client in &mut clients {
+            assert_eq!(client.receive().expect("an answer").status, 200);
+        }
+    }
+    peer.take(CLIENTS * 6);
+    gateway.end_whole();
 }
