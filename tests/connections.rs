@@ -30,6 +30,7 @@ under_both_engines!(
     many_idle_connections_and_load,
     a_connection_per_request,
     restarts_behind_a_balancer_fail_no_request,
+    whoever_waits_in_the_backlog_is_served_at_a_shutdown,
     a_request_that_has_come_wins_over_the_idle_timeout,
 );
 
@@ -538,6 +539,32 @@ fn stop(gateway: &Gateway) {
         let mut tasks = std::fs::read_dir(&tasks).expect("the process lives");
         tasks.all(is_stopped).then_some(())
     });
+}
+
+/// The kernel has finished their handshakes and holds their requests while the gateway does not run; then it runs and is to
+/// end at once.
+fn whoever_waits_in_the_backlog_is_served_at_a_shutdown(engine: &str) {
+    const CLIENTS: usize = 800;
+    let peer = Peer::start();
+    let gateway = Gateway::before(engine, &[&peer], &[]);
+    stop(&gateway);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| gateway.client()).collect();
+    for client in &mut clients {
+        client
+            .send(post("/ingest?name=app", &[], b"x"))
+            .expect("connected");
+    }
+    gateway.process.signal(rustix::process::Signal::TERM);
+    gateway.process.signal(rustix::process::Signal::CONT);
+    for client in &mut clients {
+        assert_eq!(client.receive().expect("an answer").status, 200);
+    }
+    peer.take(CLIENTS);
+    let farewell = &support::gateway::farewells(&gateway.process.wait())["a"];
+    assert_eq!(
+        (farewell.delivered, farewell.accepted()),
+        (CLIENTS as u64, CLIENTS as u64)
+    );
 }
 
 /// Requests come in time, and the gateway does not run until long after its idle timeout: it finds both at once.
