@@ -400,7 +400,13 @@ pub fn receive(
 
 fn more(stream: &mut TcpStream, pending: &mut Vec<u8>) -> io::Result<usize> {
     let mut buffer = [0; 64 << 10];
-    let received = stream.read(&mut buffer)?;
+    let received = loop {
+        match stream.read(&mut buffer) {
+            // With a timeout a receive ends so where this process was stopped meanwhile (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => break other?,
+        }
+    };
     pending.extend_from_slice(&buffer[..received]);
     Ok(received)
 }
@@ -409,14 +415,11 @@ fn more(stream: &mut TcpStream, pending: &mut Vec<u8>) -> io::Result<usize> {
 /// the last chunk was among them.
 pub fn read_chunked(stream: &mut TcpStream, pause: Option<&mpsc::Receiver<()>>) -> (String, u64, bool) {
     let mut all = Vec::new();
-    let mut buffer = vec![0; 256 << 10];
     let head_end = loop {
         if let Some(at) = memchr::memmem::find(&all, b"\r\n\r\n") {
             break at + 4;
         }
-        let bytes = stream.read(&mut buffer).unwrap();
-        assert!(bytes > 0, "a head comes");
-        all.extend_from_slice(&buffer[..bytes]);
+        assert!(more(stream, &mut all).unwrap() > 0, "a head comes");
     };
     let head = String::from_utf8(all.drain(..head_end).collect()).unwrap();
     if let Some(pause) = pause {
@@ -437,9 +440,8 @@ pub fn read_chunked(stream: &mut TcpStream, pause: Option<&mpsc::Receiver<()>>) 
             }
         }
         all.clear();
-        match stream.read(&mut buffer) {
-            Ok(bytes @ 1..) => all.extend_from_slice(&buffer[..bytes]),
-            _ => return (head, received, false),
+        if !matches!(more(stream, &mut all), Ok(1..)) {
+            return (head, received, false);
         }
     }
 }
