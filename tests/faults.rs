@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::gateway::{Farewell, Gateway, farewells, to};
-use support::peer::{Absent, Held, Peer, Received, Reply, unused_address};
+use support::peer::{Absent, Held, Peer, Received, Reply};
 use support::wire::{CHUNK_STYLES, PUSH, encode, noise, post_chunked, push_message};
 use support::{Client, Process, Sink, eventually, post, run, skip, under_both_engines};
 
@@ -509,7 +509,7 @@ fn a_full_memory_refuses_until_there_is_room(engine: &str) {
 fn a_dead_destination_refuses_nobody(engine: &str) {
     for sizes in [&[10][..], &[200_000, 10]] {
         let there = Peer::start();
-        let dead = format!("http://{}", unused_address());
+        let dead = Absent::new();
         let flags = [
             "--memory-limit",
             "4MiB",
@@ -520,7 +520,7 @@ fn a_dead_destination_refuses_nobody(engine: &str) {
             "--drain-timeout",
             "0",
         ];
-        let gateway = start(engine, &[there.url(), dead], &flags);
+        let gateway = start(engine, &[there.url(), dead.url()], &flags);
         let mut client = gateway.client();
         for number in 0..6000 / sizes.len() {
             let body = vec![b'x'; sizes[number % sizes.len()]];

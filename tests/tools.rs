@@ -12,6 +12,7 @@ use command::Running;
 use pyrotee::runtime::clock;
 use serde_json::{Value, json};
 use support::gateway::Gateway;
+use support::peer::Absent;
 use support::tls::Authority;
 use support::{Client, Ended, Process, Sink, engines, get, post, run};
 
@@ -447,9 +448,8 @@ fn load_tells_what_failed() {
 #[test]
 fn load_tells_that_nobody_listens() {
     for engine in engines() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", free.local_addr().unwrap());
-        drop(free);
+        let absent = Absent::new();
+        let url = absent.url();
         let ended = run(&[
             "load",
             &url,
