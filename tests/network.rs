@@ -247,18 +247,25 @@ fn a_destination_that_slows_down_is_asked_for_less(engine: &str) {
     let peer = Peer::deciding(move |_| {
         let turn = ONE_AT_A_TIME[lane].lock().expect("nobody panics with it");
         std::thread::sleep(Duration::from_millis(
-            6 * SLOW[lane].load(Ordering::Relaxed) as u64,
+            10 * SLOW[lane].load(Ordering::Relaxed) as u64,
         ));
         drop(turn);
         Reply::Ok
     });
-    let gateway = Gateway::before(engine, &[&peer], &ADMIN);
+    let gateway = Gateway::before(
+        engine,
+        &[&peer],
+        &[&ADMIN[..], &["--remote-timeout", "1m"]].concat(),
+    );
     for number in 0..5 {
         ingest_all(&gateway, [format!("alone {number}")]);
         peer.next();
     }
-    // 64 at a time would wait for 384 ms there, and one alone needs 6 ms.
+    // 64 at a time would wait for 640 ms there, and one alone needs 10 ms. On a busy machine clients may be slower than that,
+    // so nothing is worked on until all have pushed.
+    let turn = ONE_AT_A_TIME[lane].lock().expect("nobody panics with it");
     ingest_all(&gateway, (0..400).map(|number| format!("burst {number}")));
+    drop(turn);
     peer.take(400);
     let small = eventually("the window to be shown", || {
         (cuts(&gateway, "slow") > 0.5).then(|| window(&gateway))
