@@ -554,7 +554,7 @@ impl Client {
 
 /// Puts a push on every queue, and waits for its verdict where the policy says so.
 async fn offer(inbound: &Inbound, bench: Rc<Bench>, parts: PushParts) -> Result<(), Refusal> {
-    wait_for_disk(&bench.course.fanout).await;
+    wait_for_disk(&bench.course.fanout, &parts).await;
     let deadline = parts.client_deadline;
     let Some(push) = put(&inbound.setup, &bench, parts)? else {
         give_way(inbound, &bench.course.fanout).await;
@@ -575,9 +575,9 @@ async fn offer(inbound: &Inbound, bench: Rc<Bench>, parts: PushParts) -> Result<
 
 /// Lets a disk that is behind take what it was given before more is put on it: for want of room on the way to it a parcel
 /// would be dropped, or under `--ack stored` refused.
-async fn wait_for_disk(fanout: &Fanout) {
+async fn wait_for_disk(fanout: &Fanout, next: &PushParts) {
     for _ in 0..DISK_LOOKS {
-        if !fanout.is_pressed() {
+        if !fanout.is_pressed(next) {
             return;
         }
         monoio::time::sleep(DISK_LOOK_EVERY).await;
