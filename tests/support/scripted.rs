@@ -414,6 +414,16 @@ fn more(stream: &mut TcpStream, pending: &mut Vec<u8>) -> io::Result<usize> {
 /// Reads a request head and then its chunked body, as fast as `pause` lets it; tells how many body bytes came, and whether
 /// the last chunk was among them.
 pub fn read_chunked(stream: &mut TcpStream, pause: Option<&mpsc::Receiver<()>>) -> (String, u64, bool) {
+    let mut pause = pause;
+    read_chunked_when(stream, || {
+        if let Some(pause) = pause.take() {
+            let _ = pause.recv_timeout(DEADLINE);
+        }
+    })
+}
+
+/// The same, waiting for `ready` before each read behind the head.
+pub fn read_chunked_when(stream: &mut TcpStream, mut ready: impl FnMut()) -> (String, u64, bool) {
     let mut all = Vec::new();
     let head_end = loop {
         if let Some(at) = memchr::memmem::find(&all, b"\r\n\r\n") {
@@ -422,9 +432,7 @@ pub fn read_chunked(stream: &mut TcpStream, pause: Option<&mpsc::Receiver<()>>) 
         assert!(more(stream, &mut all).unwrap() > 0, "a head comes");
     };
     let head = String::from_utf8(all.drain(..head_end).collect()).unwrap();
-    if let Some(pause) = pause {
-        let _ = pause.recv_timeout(DEADLINE);
-    }
+    ready();
     let mut decoder = pyrotee::http::ChunkedDecoder::new(pyrotee::http::ChunkLimits::default());
     let mut received = 0;
     loop {
@@ -440,6 +448,7 @@ pub fn read_chunked(stream: &mut TcpStream, pause: Option<&mpsc::Receiver<()>>) 
             }
         }
         all.clear();
+        ready();
         if !matches!(more(stream, &mut all), Ok(1..)) {
             return (head, received, false);
         }
