@@ -6,7 +6,6 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -209,8 +208,12 @@ fn what_was_answered_under_stored_survives_kills(engine: &str) {
         let gateway = start(engine, &peer.url(), spool.path(), &["--ack", "stored"]);
         let (address, is_over) = (gateway.address, AtomicBool::new(false));
         std::thread::scope(|scope| {
-            let pushers: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| push_until_gone(address, &next, &is_over)))
+            // All are connected before one of them can have pushed enough for the kill.
+            let clients: Vec<Client> = (0..4).map(|_| Client::connect(address)).collect();
+            let (next, is_over) = (&next, &is_over);
+            let pushers: Vec<_> = clients
+                .into_iter()
+                .map(|client| scope.spawn(move || push_until_gone(client, next, is_over)))
                 .collect();
             eventually("pushes to be under way", || {
                 pushers
@@ -245,9 +248,8 @@ fn what_was_answered_under_stored_survives_kills(engine: &str) {
 }
 
 /// Pushes until the gateway goes; returns the numbers that were answered with 200.
-fn push_until_gone(address: SocketAddr, next: &AtomicUsize, is_over: &AtomicBool) -> Vec<usize> {
+fn push_until_gone(mut client: Client, next: &AtomicUsize, is_over: &AtomicBool) -> Vec<usize> {
     let mut answered = Vec::new();
-    let mut client = Client::connect(address);
     while !is_over.load(Ordering::Relaxed) {
         let number = next.fetch_add(1, Ordering::Relaxed);
         match client.post("/ingest?name=app", &[], &numbered(number)) {
