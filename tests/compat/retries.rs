@@ -150,7 +150,7 @@ fn waits_in_time(engine: Engine) -> BTreeSet<(usize, usize)> {
 
 fn row_113_no_wait_after_the_last_attempt(engine: Engine) {
     // Far less than a wait, and time enough for a busy machine to answer.
-    for (attempts, backoff, less) in [("1", "1m", 20_000), ("2", "4s", 3000)] {
+    for (attempts, backoff, less) in [("1", "1m", 20_000), ("2", "8s", 7000)] {
         let a = Scripted::answering(&[503]);
         let flags = [
             "--min-backoff",
