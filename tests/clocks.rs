@@ -156,9 +156,11 @@ fn farewell(gateway: Gateway) -> Farewell {
 }
 
 fn await_spooled(gateway: &Gateway, count: usize) {
+    let old = r#"pyrotee_destination_dropped_parcels_total{destination="a",reason="too_old"}"#;
     eventually("all to be on disk", || {
         let spooled = gateway.metric(r#"pyrotee_spool_stored_parcels_total{destination="a"}"#);
-        (spooled >= count as f64).then_some(())
+        // On a busy machine some may have grown too old before.
+        (spooled + gateway.metric(old) >= count as f64).then_some(())
     });
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use pyrotee::runtime::sweeper::YIELD_IDLE_MIN;
 use support::gateway::{Farewell, Gateway, to};
 use support::peer::Peer;
 use support::{Client, Process, Sink, eventually, get, post, skip, tell, under_both_engines};
@@ -30,6 +31,8 @@ under_both_engines!(
     many_idle_connections_and_load,
     a_connection_per_request,
     restarts_behind_a_balancer_fail_no_request,
+    whoever_waits_in_the_backlog_is_served_at_a_shutdown,
+    a_request_that_has_come_wins_over_the_idle_timeout,
 );
 
 const ADMIN: [&str; 2] = ["--admin", "127.0.0.1:0"];
@@ -55,23 +58,33 @@ fn halves() -> (Vec<u8>, Vec<u8>) {
 fn an_old_connection_ends_with_its_answer(engine: &str) {
     let peer = Peer::start();
     let gateway = Gateway::before(engine, &[&peer], &["--max-connection-age", "1s"]);
-    let mut client = gateway.client();
-    let begun = Instant::now();
     let mut sent = 0;
-    loop {
-        let answer = ingest(&mut client, "x");
-        sent += 1;
-        assert_eq!(answer.status, 200);
-        if answer.header("connection") == Some("close") {
-            break;
+    eventually("a connection that was never idle for long", || {
+        let begun = Instant::now();
+        let mut client = gateway.client();
+        let mut asked = begun;
+        loop {
+            let before = std::mem::replace(&mut asked, Instant::now());
+            let answer = match client.post("/ingest?name=app", &[], b"x") {
+                Ok(answer) => answer,
+                // It was idle while the machine had other work, and then an old one is closed without a word.
+                Err(_) if before.elapsed() >= YIELD_IDLE_MIN => return None,
+                Err(error) => panic!("no answer: {error}"),
+            };
+            sent += 1;
+            assert_eq!(answer.status, 200);
+            if answer.header("connection") == Some("close") {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    assert!(
-        begun.elapsed() >= Duration::from_millis(900),
-        "a tenth early at most"
-    );
-    client.expect_closed("its answer has said so");
+        assert!(
+            begun.elapsed() >= Duration::from_millis(900),
+            "a tenth early at most"
+        );
+        client.expect_closed("its answer has said so");
+        Some(())
+    });
     peer.take(sent);
     gateway.end_whole();
 }
@@ -81,9 +94,13 @@ fn an_old_idle_connection_is_closed(engine: &str) {
     let gateway = Gateway::before(engine, &[&peer], &["--max-connection-age", "1s"]);
     let begun = Instant::now();
     let mut silent = gateway.client();
-    let mut served = gateway.client();
-    assert_eq!(ingest(&mut served, "x").header("connection"), None);
-    for client in [&mut silent, &mut served] {
+    // On a busy machine a client may be old before it is served.
+    let (served_begun, mut served) = eventually("a client that is served young", || {
+        let (begun, mut client) = (Instant::now(), gateway.client());
+        let answer = client.post("/ingest?name=app", &[], b"x").ok()?;
+        answer.header("connection").is_none().then_some((begun, client))
+    });
+    for (begun, client) in [(begun, &mut silent), (served_begun, &mut served)] {
         client.expect_closed("it is old, and --idle-timeout is far away");
         assert!(
             begun.elapsed() >= Duration::from_millis(900),
@@ -94,11 +111,12 @@ fn an_old_idle_connection_is_closed(engine: &str) {
 
 fn an_old_connection_finishes_its_request(engine: &str) {
     let peer = Peer::start();
-    let gateway = Gateway::before(engine, &[&peer], &["--max-connection-age", "1s"]);
+    // Long enough for a request to begin in time on a busy machine.
+    let gateway = Gateway::before(engine, &[&peer], &["--max-connection-age", "3s"]);
     let (head, tail) = halves();
     let mut client = gateway.client();
     client.send(&head).expect("connected");
-    std::thread::sleep(Duration::from_millis(1500));
+    std::thread::sleep(Duration::from_millis(3500));
     client.send(&tail).expect("still connected");
     let answer = client.receive().expect("an answer");
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
@@ -106,7 +124,7 @@ fn an_old_connection_finishes_its_request(engine: &str) {
     let mut client = gateway.client();
     std::thread::sleep(Duration::from_millis(500));
     client.send(&head).expect("connected");
-    std::thread::sleep(Duration::from_millis(1000));
+    std::thread::sleep(Duration::from_millis(3000));
     let request = [&tail[..], &post("/ingest?name=app", &[], b"second")].concat();
     client.send(&request).expect("still connected");
     let first = client.receive().expect("an answer");
@@ -120,7 +138,7 @@ fn an_old_connection_finishes_its_request(engine: &str) {
 
 fn clients_that_came_together_do_not_go_together(engine: &str) {
     let peer = Peer::start();
-    let gateway = Gateway::before(engine, &[&peer], &["--max-connection-age", "3s"]);
+    let gateway = Gateway::before(engine, &[&peer], &["--max-connection-age", "10s"]);
     let begun = Instant::now();
     let clients: Vec<_> = (0..40).map(|_| gateway.client()).collect();
     let ends: Vec<_> = clients
@@ -134,9 +152,10 @@ fn clients_that_came_together_do_not_go_together(engine: &str) {
         .collect();
     let ends: Vec<_> = ends.into_iter().map(|end| end.join().expect("closed")).collect();
     let (first, last) = (ends.iter().min().unwrap(), ends.iter().max().unwrap());
-    // Of 40 ages between 2.7 and 3.3 s all within a sixth of that is as good as impossible.
+    // Of 40 ages between 9 and 11 s all within a sixth of that is as good as impossible. The ages are so far apart that a
+    // machine which stands still for a second does not bring them together.
     assert!(
-        *last - *first > Duration::from_millis(100),
+        *last - *first > Duration::from_millis(333),
         "{first:?} to {last:?}"
     );
 }
@@ -145,7 +164,7 @@ fn reasons_of_closed_connections_are_counted(engine: &str) {
     let peer = Peer::start();
     let flags = [
         &ADMIN[..],
-        &["--idle-timeout", "500ms", "--read-timeout", "500ms"],
+        &["--idle-timeout", "3s", "--read-timeout", "3s"], // the other clients are quicker, on a busy machine too
     ]
     .concat();
     let gateway = Gateway::before(engine, &[&peer], &flags);
@@ -221,6 +240,7 @@ fn idle_clients_make_room_when_descriptors_run_out(engine: &str) {
     let Some(gateway) = with_descriptors(test, engine, 64, &to(&[peer.url()])) else {
         return;
     };
+    let begun = Instant::now();
     let mut clients = Vec::new();
     for number in 0..120 {
         let mut client = gateway.client();
@@ -233,7 +253,6 @@ fn idle_clients_make_room_when_descriptors_run_out(engine: &str) {
     }
     peer.take(120);
     gateway.process.signal(rustix::process::Signal::TERM);
-    let begun = Instant::now();
     let ended = gateway.process.wait();
     let farewell = &support::gateway::farewells(&ended)["a"];
     assert_eq!((farewell.delivered, farewell.accepted()), (120, 120));
@@ -273,10 +292,12 @@ fn busy_clients_are_served_on_without_descriptors(engine: &str) {
     }
     eventually("descriptors to run out", || (count() > 0.5).then_some(()));
     // It tries again, but it does not spin: ten times a second, and a listener each.
-    let before = count();
+    let (begun, before) = (Instant::now(), count());
     std::thread::sleep(Duration::from_millis(500));
+    eventually("another try", || (count() > before).then_some(()));
     let tries = count() - before;
-    assert!((1.0..50.0).contains(&tries), "{tries} tries in half a second");
+    let took = begun.elapsed();
+    assert!(tries < 100.0 * took.as_secs_f64(), "{tries} tries in {took:?}");
     // Whoever is in is served, and makes room by leaving.
     for client in &mut crowd {
         client.send(&tail).expect("the kernel takes it");
@@ -439,9 +460,10 @@ struct Balancer {
 }
 
 impl Balancer {
-    fn pick(&self) -> SocketAddr {
+    /// Connects to one of them. None leaves between that it is picked and that it is connected to.
+    fn connect(&self) -> Client {
         let instances = self.instances.lock().expect("nobody panics with it");
-        instances[self.turn.fetch_add(1, Ordering::Relaxed) % instances.len()]
+        Client::connect(instances[self.turn.fetch_add(1, Ordering::Relaxed) % instances.len()])
     }
 
     fn set(&self, instances: Vec<SocketAddr>) {
@@ -459,7 +481,7 @@ impl Balancer {
                 answer.ok().map(|answer| (client, answer))
             });
             let (client, answer) = reused.unwrap_or_else(|| {
-                let mut client = Client::connect(self.pick());
+                let mut client = self.connect();
                 let answer = client.post("/ingest?name=app", &[], body.as_bytes());
                 (client, answer.expect("a fresh connection is served"))
             });
@@ -522,4 +544,70 @@ fn restarts_behind_a_balancer_fail_no_request(engine: &str) {
     );
     peer.expect_nothing(Duration::from_millis(100), "nothing twice");
     instances.into_iter().for_each(Gateway::end_whole);
+}
+
+/// Does not let the gateway run any more, until it gets SIGCONT. What is sent to it afterwards it sees then.
+fn stop(gateway: &Gateway) {
+    gateway.process.signal(rustix::process::Signal::STOP);
+    let tasks = format!("/proc/{}/task", gateway.process.id());
+    let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.expect("an entry").path().join("stat"));
+        // proc(5): the number, the name in parentheses, the state.
+        stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+    };
+    eventually("every thread to be stopped", || {
+        let mut tasks = std::fs::read_dir(&tasks).expect("the process lives");
+        tasks.all(is_stopped).then_some(())
+    });
+}
+
+/// The kernel has finished their handshakes and holds their requests while the gateway does not run; then it runs and is to
+/// end at once.
+fn whoever_waits_in_the_backlog_is_served_at_a_shutdown(engine: &str) {
+    const CLIENTS: usize = 800;
+    let peer = Peer::start();
+    let gateway = Gateway::before(engine, &[&peer], &[]);
+    stop(&gateway);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| gateway.client()).collect();
+    for client in &mut clients {
+        client
+            .send(post("/ingest?name=app", &[], b"x"))
+            .expect("connected");
+    }
+    gateway.process.signal(rustix::process::Signal::TERM);
+    gateway.process.signal(rustix::process::Signal::CONT);
+    for client in &mut clients {
+        assert_eq!(client.receive().expect("an answer").status, 200);
+    }
+    peer.take(CLIENTS);
+    let farewell = &support::gateway::farewells(&gateway.process.wait())["a"];
+    assert_eq!(
+        (farewell.delivered, farewell.accepted()),
+        (CLIENTS as u64, CLIENTS as u64)
+    );
+}
+
+/// Requests come in time, and the gateway does not run until long after its idle timeout: it finds both at once.
+fn a_request_that_has_come_wins_over_the_idle_timeout(engine: &str) {
+    const CLIENTS: usize = 50;
+    let peer = Peer::start();
+    // Nobody is idle for that long before the gateway is stopped, on a busy machine too.
+    let gateway = Gateway::before(engine, &[&peer], &["--idle-timeout", "4s"]);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| gateway.client()).collect();
+    for client in &mut clients {
+        assert_eq!(ingest(client, "x").status, 200);
+    }
+    stop(&gateway);
+    for client in &mut clients {
+        client
+            .send(post("/ingest?name=app", &[], b"x"))
+            .expect("connected");
+    }
+    std::thread::sleep(Duration::from_millis(4500)); // longer than they may be idle
+    gateway.process.signal(rustix::process::Signal::CONT);
+    for client in &mut clients {
+        assert_eq!(client.receive().expect("an answer").status, 200);
+    }
+    peer.take(CLIENTS * 2);
+    gateway.end_whole();
 }

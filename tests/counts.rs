@@ -8,7 +8,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -468,7 +468,13 @@ fn send(client: &mut TcpStream, request: &[u8], times: usize) {
         client.write_all(request).expect("it reads");
         let mut filled = 0;
         while message_bytes(&answer[..filled]).is_none_or(|total| filled < total) {
-            let bytes = client.read(&mut answer[filled..]).expect("it answers");
+            let bytes = loop {
+                match client.read(&mut answer[filled..]) {
+                    // With a timeout a receive ends so where this process was stopped meanwhile (signal(7)).
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    received => break received.expect("it answers"),
+                }
+            };
             assert!(bytes > 0, "closed instead of answered");
             filled += bytes;
         }

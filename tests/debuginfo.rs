@@ -5,17 +5,21 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
+use pyrotee::runtime::clock;
 
 #[path = "support/scripted.rs"]
 mod scripted;
 mod support;
 
-use scripted::{Act, Scripted, answer, connect_error, plain_answer, read_chunked, uploaded};
+use scripted::{
+    Act, Scripted, answer, connect_error, plain_answer, read_chunked, read_chunked_when, uploaded,
+};
 use support::gateway::Gateway;
 use support::speaker::{Got, Speaker, frame_of, run, send_body, send_part, speak, speak_tls};
 use support::tls::Authority;
@@ -55,9 +59,9 @@ const LIMITS: [&str; 10] = [
     "--body-limit",
     "256KiB",
     "--read-timeout",
-    "300ms",
+    "2s",
     "--write-timeout",
-    "300ms",
+    "2s",
 ];
 
 fn path(procedure: &str) -> String {
@@ -444,7 +448,7 @@ async fn upload_slowly(speaker: Speaker) {
     let headers = [("content-type", "x/y"), ("x-other", "1")];
     let (answer, mut stream) = speaker.begin(&path("Upload/ab%2Ecd"), &headers).await;
     for _ in 0..8 {
-        tokio::time::sleep(Duration::from_millis(80)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await; // longer than any timeout in all
         send_part(&mut stream, &vec![b'x'; 1 << 20], false)
             .await
             .expect("it is taken");
@@ -563,13 +567,23 @@ async fn send_until_stuck(stream: &mut SendStream<Bytes>, total: usize) -> usize
 }
 
 fn a_slow_destination_slows_its_uploads_only(engine: &str) {
-    let (go, pause) = mpsc::channel::<()>();
-    let pause = Mutex::new(pause);
+    let go = Arc::new(AtomicBool::new(false));
+    let goes = go.clone();
     let (sender, uploads) = mpsc::channel();
     let slow = Scripted::raw(move |_, stream| {
-        // Nothing is read until the test says so; from then on nobody waits.
-        let _ = pause.lock().expect("nobody panics").recv_timeout(DEADLINE);
-        let upload = read_chunked(stream, None);
+        // A mebibyte every two seconds until the test says so; from then on nobody waits. One that reads nothing, or too
+        // little for its kernel to say so, would be given up after half of --remote-timeout, and the machine may be busy.
+        let mut reads = 0;
+        let upload = read_chunked_when(stream, || {
+            reads += 1;
+            if reads % 16 != 0 {
+                return;
+            }
+            let until = clock::now().after(Duration::from_secs(2));
+            while !goes.load(Ordering::Acquire) && clock::now() < until {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
         let _ = stream.write_all(&answer(200, &[], b""));
         let _ = sender.send(upload);
     });
@@ -604,7 +618,8 @@ fn a_slow_destination_slows_its_uploads_only(engine: &str) {
                 send_body(&mut stream, &vec![b'z'; 1 << 20])
                     .await
                     .expect("it is taken");
-                assert_eq!(Got::of(answer).await.expect("an answer").status, 200);
+                let got = Got::of(answer).await.expect("an answer");
+                assert_eq!(got.status, 200, "{got:?}");
             }
         });
     });
@@ -614,7 +629,7 @@ fn a_slow_destination_slows_its_uploads_only(engine: &str) {
     // Three windows, what waits in three channels, and the pushes.
     let used = gateway.metric("pyrotee_memory_used_bytes");
     assert!(used < 3.0 * 512.0 * 1024.0 + 4e6, "{used}");
-    drop(go);
+    go.store(true, Ordering::Release);
     for _ in 0..3 {
         let (_, received, is_whole) = uploads.recv_timeout(DEADLINE).expect("it comes");
         assert!(is_whole && received > 1 << 20, "{received}");
@@ -624,7 +639,8 @@ fn a_slow_destination_slows_its_uploads_only(engine: &str) {
 
 fn an_upload_has_a_limit_of_its_own(engine: &str) {
     let (a, uploads) = uploaded(200);
-    let gateway = gateway(engine, &a, &["--debuginfo-timeout", "500ms"]);
+    // What has come is passed on by then, on a busy machine too.
+    let gateway = gateway(engine, &a, &["--debuginfo-timeout", "3s"]);
     let address = gateway.address;
     let got = run(async move {
         let (answer, mut stream) = speak(address).await.begin(&path("Upload/abcd"), &[]).await;
@@ -638,7 +654,7 @@ fn an_upload_has_a_limit_of_its_own(engine: &str) {
     assert!(!is_whole && received == 5, "{received}");
     // And while the destination's answer is waited for.
     let silent = Scripted::raw(|_, stream| drop(stream.read_to_end(&mut Vec::new())));
-    let gateway = self::gateway(engine, &silent, &["--debuginfo-timeout", "500ms"]);
+    let gateway = self::gateway(engine, &silent, &["--debuginfo-timeout", "2s"]);
     assert_eq!(call(gateway.address, "Upload/abcd", &[], b"whole").status, 502);
     rests(&gateway);
 }
@@ -754,7 +770,7 @@ fn more_uploads_than_there_may_be(engine: &str) {
     let (go, pause) = mpsc::channel::<()>();
     let pause = Mutex::new(pause);
     let a = Scripted::raw(move |_, stream| {
-        let _ = pause.lock().expect("nobody panics").recv_timeout(DEADLINE);
+        let _ = pause.lock().expect("nobody panics").recv();
         let _ = read_chunked(stream, None);
         let _ = stream.write_all(&answer(200, &[], b""));
     });

@@ -11,13 +11,14 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::gateway::{Farewell, Gateway, farewells, to};
-use support::peer::{Absent, Held, Peer, Received, Reply, unused_address};
+use support::peer::{Absent, Held, Peer, Received, Reply};
 use support::wire::{CHUNK_STYLES, PUSH, encode, noise, post_chunked, push_message};
-use support::{Client, Process, Sink, eventually, post, run, skip, under_both_engines};
+use support::{Client, DEADLINE, Process, Sink, eventually, post, run, skip, under_both_engines};
 
 under_both_engines!(
     a_stopped_destination_disturbs_nobody,
@@ -55,6 +56,12 @@ under_both_engines!(
     a_shutdown_under_load_keeps_its_word,
     the_books_balance_through_random_faults,
 );
+
+/// How long something takes at most that happens at once: what would happen instead comes after this, and the machine may be
+/// busy.
+const AT_ONCE: Duration = Duration::from_secs(4);
+
+const ADMIN: [&str; 2] = ["--admin", "127.0.0.1:0"];
 
 /// Quick retries, so that tests need not wait.
 const QUICK: [&str; 4] = ["--min-backoff", "10ms", "--max-backoff", "100ms"];
@@ -136,7 +143,7 @@ fn a_stopped_destination_disturbs_nobody(engine: &str) {
 }
 
 fn a_stalled_destination_disturbs_nobody(engine: &str) {
-    let flags = ["--remote-timeout", "1s", "--inflight", "16"];
+    let flags = ["--remote-timeout", "3s", "--inflight", "16"];
     let heal = |sink: &Sink| {
         // An attempt that is given up at the very moment of the healing may have arrived, and would be sent again. So the
         // healing comes when all attempts have been given up and the next one has just begun.
@@ -315,6 +322,7 @@ fn an_early_refusal_is_heard_while_the_body_is_sent(engine: &str) {
     // A server that answers after the head and closes: the body can never be sent whole.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    let (heard, is_heard) = mpsc::channel::<()>();
     let answering = std::thread::spawn(move || {
         use std::io::{Read as _, Write as _};
         let (mut stream, _) = listener.accept().unwrap();
@@ -323,7 +331,8 @@ fn an_early_refusal_is_heard_while_the_body_is_sent(engine: &str) {
         stream
             .write_all(b"HTTP/1.1 413 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             .unwrap();
-        std::thread::sleep(Duration::from_millis(200));
+        // Bytes that nobody reads make the close a reset, which may overtake the answer.
+        let _ = is_heard.recv_timeout(DEADLINE);
     });
     let gateway = start(engine, &[url], &["--ack", "all", "--remote-timeout", "20s"]);
     let begun = Instant::now();
@@ -333,6 +342,7 @@ fn an_early_refusal_is_heard_while_the_body_is_sent(engine: &str) {
         "heard after {:?}",
         begun.elapsed()
     );
+    drop(heard);
     answering.join().unwrap();
     assert_eq!(dropped(&gateway.farewell()["a"], "rejected"), 1);
 }
@@ -372,8 +382,10 @@ fn overflow_drops_the_oldest_and_keeps_the_newest(engine: &str) {
 
 fn overflow_drops_the_oldest_though_it_waits_for_a_retry(engine: &str) {
     let failures = AtomicUsize::new(0);
+    // Those that overflow would never be asked for again; the others not before all are in, on a busy machine too.
     let peer = Peer::deciding(move |_| match failures.fetch_add(1, Ordering::Relaxed) {
-        0..30 => Reply::Status(503, "Retry-After: 2\r\n"),
+        0..20 => Reply::Status(503, "Retry-After: 3600\r\n"),
+        20..30 => Reply::Status(503, "Retry-After: 5\r\n"),
         _ => Reply::Ok,
     });
     let gateway = Gateway::before(engine, &[&peer], &[&TEN_FIT[..], &["--inflight", "1"]].concat());
@@ -509,7 +521,7 @@ fn a_full_memory_refuses_until_there_is_room(engine: &str) {
 fn a_dead_destination_refuses_nobody(engine: &str) {
     for sizes in [&[10][..], &[200_000, 10]] {
         let there = Peer::start();
-        let dead = format!("http://{}", unused_address());
+        let dead = Absent::new();
         let flags = [
             "--memory-limit",
             "4MiB",
@@ -520,7 +532,7 @@ fn a_dead_destination_refuses_nobody(engine: &str) {
             "--drain-timeout",
             "0",
         ];
-        let gateway = start(engine, &[there.url(), dead], &flags);
+        let gateway = start(engine, &[there.url(), dead.url()], &flags);
         let mut client = gateway.client();
         for number in 0..6000 / sizes.len() {
             let body = vec![b'x'; sizes[number % sizes.len()]];
@@ -541,24 +553,35 @@ fn a_dead_destination_refuses_nobody(engine: &str) {
 
 fn what_is_too_old_is_never_sent(engine: &str) {
     let (there, absent) = (Peer::start(), Absent::new());
-    let flags = ["--max-age", "500ms"];
-    let gateway = start(
-        engine,
-        &[there.url(), absent.url()],
-        &[&QUICK[..], &flags].concat(),
-    );
+    let short_lived = format!("{},max-age=500ms", absent.url());
+    let gateway = start(engine, &[there.url(), short_lived], &QUICK);
     for number in 0..10 {
         assert_eq!(gateway.ingest(numbered(number)).status, 200);
     }
-    std::thread::sleep(Duration::from_millis(600));
+    std::thread::sleep(Duration::from_millis(600)); // they have to grow old, and only time does that
     let back = absent.appear();
-    assert_eq!(gateway.ingest(numbered(10)).status, 200);
-    assert_eq!(number_of(&back.next()), 10, "the first that it gets is fresh");
+    let (mut pushed, mut arrived) = (10, Vec::new());
+    // On a busy machine one may grow too old before the next probe.
+    eventually("a fresh one to arrive", || {
+        assert_eq!(gateway.ingest(numbered(pushed)).status, 200);
+        pushed += 1;
+        arrived.extend(back.received().iter().map(number_of));
+        (!arrived.is_empty()).then_some(())
+    });
     let farewells = gateway.farewell();
-    assert_eq!((farewells["a"].delivered, farewells["b"].delivered), (11, 1));
+    arrived.extend(back.received().iter().map(number_of));
+    assert!(
+        arrived.iter().all(|number| *number >= 10),
+        "all that it gets is fresh: {arrived:?}"
+    );
+    let (pushed, delivered) = (pushed as u64, arrived.len() as u64);
+    assert_eq!(
+        (farewells["a"].delivered, farewells["b"].delivered),
+        (pushed, delivered)
+    );
     assert_eq!(
         (dropped(&farewells["b"], "too_old"), farewells["b"].accepted()),
-        (10, 11)
+        (pushed - delivered, pushed)
     );
 }
 
@@ -603,6 +626,14 @@ fn a_name_may_resolve_later(engine: &str) {
     }
 }
 
+/// Waits until the gateway has accepted so many clients.
+fn await_clients(gateway: &Gateway, count: u32) {
+    let open = r#"pyroscope_receive_http_tcp_connections{protocol="http"}"#;
+    eventually("the clients to be accepted", || {
+        (gateway.metric(open) == f64::from(count)).then_some(())
+    });
+}
+
 /// A client that has been served and is idle now.
 fn idle_client(gateway: &Gateway) -> Client {
     let mut client = gateway.client();
@@ -621,11 +652,7 @@ fn the_longest_idle_connection_makes_room(engine: &str) {
     );
     let begun = Instant::now();
     let mut newcomer = idle_client(&gateway);
-    assert!(
-        begun.elapsed() < Duration::from_secs(2),
-        "it waited {:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < AT_ONCE, "it waited {:?}", begun.elapsed()); // 5 s where nobody makes room
     clients[1].expect_closed("it was idle longest");
     for client in [&mut clients[0], &mut newcomer] {
         assert_eq!(client.post("/ingest?name=app", &[], b"x").unwrap().status, 200);
@@ -639,23 +666,19 @@ fn idle_connections_of_other_cores_make_room_too(engine: &str) {
     for _ in 0..16 {
         let begun = Instant::now();
         clients.push(idle_client(&gateway));
-        assert!(
-            begun.elapsed() < Duration::from_secs(2),
-            "it waited {:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() < AT_ONCE, "it waited {:?}", begun.elapsed()); // as above
     }
 }
 
 fn a_client_without_room_is_told_so(engine: &str) {
     let peer = Peer::start();
-    let gateway = Gateway::before(engine, &[&peer], &["--conn-limit", "2"]);
+    let gateway = Gateway::before(engine, &[&peer], &[&ADMIN[..], &["--conn-limit", "2"]].concat());
     let request = post("/ingest?name=app", &[], b"whole");
     let (head, tail) = request.split_at(request.len() - 2);
     let mut busy: Vec<_> = (0..2).map(|_| gateway.client()).collect();
     busy.iter_mut().for_each(|client| client.send(head).unwrap());
     // Until the gateway has accepted them, newcomers may be first.
-    std::thread::sleep(Duration::from_millis(100));
+    await_clients(&gateway, 2);
     let mut turned_away = gateway.client();
     turned_away.send(&request).unwrap();
     let answer = turned_away.receive().unwrap();
@@ -714,7 +737,7 @@ fn a_request_that_does_not_arrive_is_given_up(engine: &str) {
         assert_eq!((answer.status, answer.header("connection")), (408, Some("close")));
         let took = begun.elapsed();
         assert!(
-            (Duration::from_millis(290)..Duration::from_secs(2)).contains(&took),
+            (Duration::from_millis(290)..AT_ONCE).contains(&took),
             "after {took:?}"
         );
         client.finish();
@@ -739,10 +762,19 @@ fn an_idle_connection_is_closed(engine: &str) {
         &["--idle-timeout", "300ms", "--read-timeout", "10s"],
     );
     let mut silent = gateway.client();
-    let mut served = idle_client(&gateway);
-    let begun = Instant::now();
+    // On a busy machine a client may be closed as idle before it has sent anything.
+    let (begun, mut served) = eventually("a client that is served", || {
+        let (mut client, begun) = (gateway.client(), Instant::now());
+        let answer = client.post("/ingest?name=app", &[], b"x").ok()?;
+        assert_eq!(answer.status, 200);
+        Some((begun, client))
+    });
     served.expect_closed("idle after a request");
-    assert!(begun.elapsed() > Duration::from_millis(250) && begun.elapsed() < Duration::from_secs(3));
+    let took = begun.elapsed();
+    assert!(
+        (Duration::from_millis(300)..AT_ONCE).contains(&took),
+        "after {took:?}"
+    );
     silent.expect_closed("idle from the start");
 }
 
@@ -789,7 +821,7 @@ fn a_shutdown_finishes_requests_and_drains_queues(engine: &str) {
     let held = Held::default();
     let gate = held.clone();
     let peer = Peer::deciding(move |_| Reply::Held(gate.clone()));
-    let gateway = Gateway::before(engine, &[&peer], &["--inflight", "2"]);
+    let gateway = Gateway::before(engine, &[&peer], &[&ADMIN[..], &["--inflight", "2"]].concat());
     for number in 0..20 {
         assert_eq!(gateway.ingest(numbered(number)).status, 200);
     }
@@ -797,7 +829,7 @@ fn a_shutdown_finishes_requests_and_drains_queues(engine: &str) {
     let mut late = gateway.client();
     let request = post("/ingest?name=app", &[], &numbered(20));
     late.send(&request[..5000]).unwrap();
-    std::thread::sleep(Duration::from_millis(50));
+    await_clients(&gateway, 2);
     gateway.process.signal(Signal::TERM);
     idle.expect_closed("an idle connection has nothing to finish");
     late.send(&request[5000..]).unwrap();
@@ -821,18 +853,19 @@ fn a_shutdown_gives_up_after_the_drain_timeout(engine: &str) {
     let stalled = Peer::deciding(|_| Reply::Held(Held::default()));
     let there = Peer::start();
     let flags = ["--drain-timeout", "300ms", "--inflight", "2"];
-    let gateway = Gateway::before(engine, &[&stalled, &there], &flags);
+    let gateway = Gateway::before(engine, &[&stalled, &there], &[&ADMIN[..], &flags].concat());
     for number in 0..20 {
         assert_eq!(gateway.ingest(numbered(number)).status, 200);
     }
     stalled.take(2);
+    let delivered = r#"pyrotee_destination_delivered_parcels_total{destination="b"}"#;
+    eventually("b to have all", || {
+        (gateway.metric(delivered) == 20.0).then_some(())
+    });
     let begun = Instant::now();
     let farewells = gateway.farewell();
-    assert!(
-        begun.elapsed() < Duration::from_secs(3),
-        "it took {:?}",
-        begun.elapsed()
-    );
+    // The requests on the wire would be waited for for 10 s.
+    assert!(begun.elapsed() < AT_ONCE, "it took {:?}", begun.elapsed());
     assert_eq!((farewells["b"].delivered, farewells["b"].accepted()), (20, 20));
     let lost = &farewells["a"];
     let given_up = dropped(lost, "shutdown") + lost.undecided;
@@ -855,11 +888,8 @@ fn a_second_signal_leaves_at_once(engine: &str) {
         let begun = Instant::now();
         gateway.process.signal(second);
         let farewells = farewells(&gateway.process.wait());
-        assert!(
-            begun.elapsed() < Duration::from_secs(3),
-            "it took {:?}",
-            begun.elapsed()
-        );
+        // The requests on the wire would be waited for for 10 s, and an hour for the rest.
+        assert!(begun.elapsed() < AT_ONCE, "it took {:?}", begun.elapsed());
         assert_eq!((farewells["a"].delivered, farewells["a"].accepted()), (0, 5));
     }
 }
@@ -876,17 +906,18 @@ fn a_shutdown_under_load_keeps_its_word(engine: &str) {
             "--size",
             "1KiB",
             "--duration",
-            "1s",
+            "1m",
             "--json",
             "-",
             "--quiet",
             "--allow-errors",
             "--timeout",
-            "5s",
+            "20s",
         ];
         let load = Process::start(&[&["load", &url][..], &flags].concat());
         sinks[0].stats_when("some load", |stats| stats["verified"].as_u64() > Some(50));
         let farewells = gateway.farewell();
+        load.signal(Signal::INT);
         let ended = load.wait();
         let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
         let told = report["ok"].as_u64().unwrap();
@@ -945,7 +976,7 @@ fn the_books_balance_through_random_faults(engine: &str) {
             "load",
             &url,
             "--duration",
-            "1s",
+            "1m",
             "--size",
             "1KiB:8,16KiB:2,64KiB:1",
             "--route",
@@ -980,6 +1011,8 @@ fn the_books_balance_through_random_faults(engine: &str) {
             std::thread::sleep(Duration::from_millis(random.u64(50..200)));
         }
         sinks.iter().for_each(|sink| sink.set_faults(""));
+        sinks[0].stats_when("some load", |stats| stats["verified"].as_u64() > Some(20));
+        load.signal(Signal::INT);
         let ended = load.wait();
         let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
         let told = report["ok"].as_u64().unwrap();

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use support::gateway::{Gateway, to};
-use support::peer::{Held, Peer, Reply, unused_address};
+use support::peer::{Absent, Held, Peer, Reply};
 use support::wire::{
     CHUNK_STYLES, PUSH, assert_same_bytes, decode, encode, gunzip, gzip, labels_by_contract, labels_of,
     name_of, noise, pairs_but_name, post_chunked, push_message,
@@ -576,8 +576,8 @@ fn queued_answers_though_no_destination_does(engine: &str) {
     let held = Held::default();
     let gate = held.clone();
     let stalled = Peer::deciding(move |_| Reply::Held(gate.clone()));
-    let dead = format!("http://{}", unused_address());
-    let gateway = Gateway::start(engine, &to(&[stalled.url(), dead]));
+    let dead = Absent::new();
+    let gateway = Gateway::start(engine, &to(&[stalled.url(), dead.url()]));
     let mut client = gateway.client();
     client.set_patience(Duration::from_secs(5));
     for _ in 0..200 {
@@ -658,9 +658,9 @@ fn all_answers_when_all_have_and_relays_a_failure(engine: &str) {
             "{farewells:?}"
         );
     }
-    let dead = format!("http://{}", unused_address());
+    let dead = Absent::new();
     let flags = [
-        &to(&[quick.url(), dead])[..],
+        &to(&[quick.url(), dead.url()])[..],
         &["--ack", "all", "--max-retries", "1"].map(String::from),
     ]
     .concat();

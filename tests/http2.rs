@@ -410,6 +410,9 @@ fn tls_by_alpn(engine: &str) {
         files.cert.to_str().expect("plain"),
         "--tls-key-file",
         files.key.to_str().expect("plain"),
+        // One at a time, so that the order of arrival is the order of sending.
+        "--inflight",
+        "1",
     ];
     let gateway = Gateway::before(engine, &[&peer], &flags);
     let address = gateway.address;
@@ -616,7 +619,7 @@ fn limits_are_those_of_http1(engine: &str) {
 }
 
 fn a_stalled_body_times_out(engine: &str) {
-    let front = Front::start(engine, &["--read-timeout", "400ms"]);
+    let front = Front::start(engine, &["--read-timeout", "3s"]); // the others are quicker, on a busy machine too
     let address = front.gateway.address;
     run(async move {
         let speaker = speak(address).await;
@@ -656,7 +659,7 @@ fn a_stalled_body_times_out(engine: &str) {
 }
 
 fn idle_connections_end_and_make_room(engine: &str) {
-    let front = Front::start(engine, &["--idle-timeout", "300ms"]);
+    let front = Front::start(engine, &["--idle-timeout", "2s"]); // it has greeted by then, on a busy machine too
     let mut raw = Raw::greeted(&front);
     // Pings are no requests.
     let mut last = None;
@@ -680,13 +683,14 @@ fn a_shutdown_finishes_requests(engine: &str) {
         &["--ack", "all"],
     );
     let address = front.gateway.address;
-    let _idle = Raw::greeted(&front);
+    let mut idle = Raw::greeted(&front);
     let client = std::thread::spawn(move || {
         run(async move { speak(address).await.post(INGEST, &[], b"body").await.status })
     });
     front.peer.next();
     front.gateway.process.signal(rustix::process::Signal::TERM);
-    std::thread::sleep(Duration::from_millis(100));
+    // It is told that there is a shutdown.
+    while idle.next_frame().expect("a goodbye").kind != GOAWAY {}
     held.open();
     assert_eq!(client.join().expect("no panic"), 200, "finished");
     front.gateway.end_whole();

@@ -12,6 +12,7 @@ use command::Running;
 use pyrotee::runtime::clock;
 use serde_json::{Value, json};
 use support::gateway::Gateway;
+use support::peer::Absent;
 use support::tls::Authority;
 use support::{Client, Ended, Process, Sink, engines, get, post, run};
 
@@ -447,9 +448,8 @@ fn load_tells_what_failed() {
 #[test]
 fn load_tells_that_nobody_listens() {
     for engine in engines() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", free.local_addr().unwrap());
-        drop(free);
+        let absent = Absent::new();
+        let url = absent.url();
         let ended = run(&[
             "load",
             &url,
@@ -475,7 +475,7 @@ fn a_rate_that_is_not_reached_is_told() {
             "--rate",
             "200",
             "--duration",
-            "500ms",
+            "2s",
             "--connections",
             "1",
             "--size",
@@ -484,14 +484,11 @@ fn a_rate_that_is_not_reached_is_told() {
         let (ended, report) = load(&sink, engine, &flags);
         assert!(ended.status.success());
         let count = |key: &str| report[key].as_u64().unwrap();
-        assert!((1..=11).contains(&count("ok")), "{report:#}");
+        assert!((1..=41).contains(&count("ok")), "{report:#}");
+        assert_eq!(count("ok") + count("unsent"), 400, "all that was due: {report:#}");
+        // The last request began nearly 2 s after it was due: from the intended start, not from the send.
         assert!(
-            (80..=100).contains(&(count("ok") + count("unsent"))),
-            "{report:#}"
-        );
-        // The last request began nearly 500 ms after it was due: from the intended start, not from the send.
-        assert!(
-            report["latency_us"]["max"].as_f64().unwrap() > 200_000.0,
+            report["latency_us"]["max"].as_f64().unwrap() > 800_000.0,
             "{report:#}"
         );
     }
@@ -523,7 +520,7 @@ fn the_warmup_is_told_apart() {
         "--warmup",
         "200ms",
         "--duration",
-        "200ms",
+        "2s", // long enough for the last of the warm-up to be sent on a busy machine
         "--rate",
         "100",
         "--size",
@@ -536,7 +533,7 @@ fn the_warmup_is_told_apart() {
         report["ok"].as_u64().unwrap(),
     );
     assert_eq!(warm, 20, "{report:#}");
-    assert!((1..=20).contains(&measured), "{report:#}");
+    assert!((1..=200).contains(&measured), "{report:#}");
     assert_eq!(sink.stats()["verified"], warm + measured);
 }
 

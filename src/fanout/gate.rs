@@ -11,7 +11,7 @@ use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
 
 use super::Parcel;
-use super::push::{AckMode, Push};
+use super::push::{AckMode, Push, PushParts};
 use super::spool_link::{Return, SpoolLink};
 use super::status::Status;
 use super::ticket::{DropReason, Outcome};
@@ -332,12 +332,26 @@ impl Gate {
     }
 
     /// Whether the disk is behind, though it works, and new parcels need it: all do under `--ack stored`, else those that
-    /// memory has no room for.
-    pub(super) fn is_pressed(&self) -> bool {
+    /// memory has no room for. What is too much for memory already and has not been taken out of it yet is on its way to the
+    /// disk, too.
+    pub(super) fn is_pressed(&self, next: &PushParts) -> bool {
         self.spool.as_ref().is_some_and(|link| {
-            link.is_well()
-                && link.is_behind()
-                && (link.stores_all() || self.exceeds(1) || !self.status.is_up())
+            if !link.is_well() {
+                return false;
+            }
+            if link.stores_all() {
+                return link.is_behind();
+            }
+            let held = &self.inbound;
+            let weight = held.held_weight.load(Ordering::Relaxed);
+            let pinned = held.held_pinned_bytes.load(Ordering::Relaxed);
+            let too_much = weight
+                .saturating_sub(self.bytes_max())
+                .max(pinned.saturating_sub(self.pinned_bytes_max()));
+            let is_needed = weight.saturating_add(next.weight()) > self.bytes_max()
+                || pinned.saturating_add(next.pinned_bytes) > self.pinned_bytes_max()
+                || !self.status.is_up();
+            is_needed && link.is_behind_with(too_much)
         })
     }
 

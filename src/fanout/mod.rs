@@ -25,6 +25,7 @@ pub mod ticket;
 use std::sync::Arc;
 
 use crate::config::Overflow;
+use push::PushParts;
 
 pub use call::{Call, Calls};
 pub use gate::{DestinationId, Gate};
@@ -123,9 +124,10 @@ impl Fanout {
         answering.all(Gate::is_crowded).then_some(first)
     }
 
-    /// Whether a spool that works is behind and needed: whoever waits a little before his offer loses nothing to it.
-    pub fn is_pressed(&self) -> bool {
-        self.has_spools && self.gates.iter().any(|gate| gate.is_pressed())
+    /// Whether a spool that works is behind and needed, now or once `next` is here: whoever waits a little before his offer
+    /// loses nothing to it.
+    pub fn is_pressed(&self, next: &PushParts) -> bool {
+        self.has_spools && self.gates.iter().any(|gate| gate.is_pressed(next))
     }
 
     /// Puts one parcel of `push` on every destination's queue: on all, or under `--overflow refuse` on none.

@@ -79,10 +79,19 @@ pub struct PushParts {
 const PUSH_BYTES: usize = 512;
 
 impl PushParts {
+    /// See [`Push::weight`].
+    pub fn weight(&self) -> u64 {
+        weight(self.bytes, &self.query, &self.fields)
+    }
+
     /// The memory that the push holds beside its body: query, header lines, and what lists the segments.
     pub fn overhead(&self) -> usize {
         PUSH_BYTES + self.query.len() + self.fields.len() + self.segments.len() * size_of::<Bytes>()
     }
+}
+
+fn weight(bytes: u64, query: &Bytes, fields: &Bytes) -> u64 {
+    bytes + (PUSH_BYTES + query.len() + fields.len()) as u64
 }
 
 /// How many outcomes the answer waits for.
@@ -157,7 +166,7 @@ impl Push {
 
     /// What a queue counts for it against its byte limit: the body, and a floor that bounds the number of empty ones.
     pub fn weight(&self) -> u64 {
-        self.bytes + (PUSH_BYTES + self.query.len() + self.fields.len()) as u64
+        weight(self.bytes, &self.query, &self.fields)
     }
 
     /// The first `Content-Type` in [`Push::fields`].
@@ -263,24 +272,24 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn push(bytes: u64, mode: AckMode, destinations: u32) -> Push {
-        Push::new(
-            PushParts {
-                route: Route::Ingest,
-                query: Bytes::new(),
-                fields: Bytes::new(),
-                segments: SmallVec::new(),
-                bytes,
-                profile_bytes: bytes,
-                profiles: 1,
-                accepted: Mono(0),
-                accepted_unix_ms: 0,
-                client_deadline: Mono::NEVER,
-                pinned_bytes: bytes,
-                charge: None,
-            },
-            mode,
-            destinations,
-        )
+        Push::new(parts(bytes), mode, destinations)
+    }
+
+    pub(crate) fn parts(bytes: u64) -> PushParts {
+        PushParts {
+            route: Route::Ingest,
+            query: Bytes::new(),
+            fields: Bytes::new(),
+            segments: SmallVec::new(),
+            bytes,
+            profile_bytes: bytes,
+            profiles: 1,
+            accepted: Mono(0),
+            accepted_unix_ms: 0,
+            client_deadline: Mono::NEVER,
+            pinned_bytes: bytes,
+            charge: None,
+        }
     }
 
     fn verdict(mode: AckMode, outcomes: &[Outcome]) -> Option<Verdict> {

@@ -160,8 +160,13 @@ impl SpoolLink {
 
     /// Whether as much waits to be stored as may.
     pub fn is_behind(&self) -> bool {
+        self.is_behind_with(0)
+    }
+
+    /// Whether that will be so once `bytes` more wait.
+    pub(super) fn is_behind_with(&self, bytes: u64) -> bool {
         !self.is_last()
-            && self.waiting_bytes.load(Ordering::Relaxed) >= self.waiting_bytes_max.load(Ordering::Relaxed)
+            && self.waiting_bytes().saturating_add(bytes) >= self.waiting_bytes_max.load(Ordering::Relaxed)
     }
 
     /// Whether the disk takes what it is given.

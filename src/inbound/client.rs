@@ -123,13 +123,13 @@ enum Next {
 enum Begun {
     /// Its answer is written.
     Answered(Written),
-    /// It is on the queues, and its answer has to wait.
+    /// Its answer has to wait.
     Offered(Offered),
     /// There is more to it, behind its head if that is here. Boxed, as it would be kept while answers wait.
     Further(Option<Box<RequestHead>>),
 }
 
-/// A push that is on the queues.
+/// A push that goes on the queues.
 struct Offered {
     terms: Terms,
     route: RouteLabel,
@@ -145,6 +145,8 @@ enum Awaited {
     Verdict(Arc<Push>),
     /// That the writers come to this destination's parcels.
     Room(&'static Gate),
+    /// That the disk takes what it was given before; nothing is on the queues until then.
+    Disk(Rc<Bench>, Box<PushParts>),
 }
 
 /// What still matters of a head once the request is understood.
@@ -334,7 +336,7 @@ impl Client {
         let answer = match self.begin(started) {
             Begun::Answered(answer) => answer,
             Begun::Offered(offered) => {
-                let refused = offered.awaited.end().await.or(offered.rejected);
+                let refused = offered.awaited.end(&self.inbound).await.or(offered.rejected);
                 let result = refused.map_or(Ok(()), |refusal| Err(*refusal));
                 self.write_answer(offered.terms, offered.route, offered.dress, result)
             }
@@ -343,7 +345,7 @@ impl Client {
         self.send_answer(answer, started).await
     }
 
-    /// Takes a push that is here whole, and puts it on every queue. Where anything has to be waited for, or is wrong with its
+    /// Takes a push that is here whole, and puts it on every queue. Where more of it has to come, or anything is wrong with its
     /// head, nothing has been done yet.
     fn begin(&mut self, started: Mono) -> Begun {
         let Some(head) = self.inlet.whole_head() else {
@@ -360,7 +362,7 @@ impl Client {
         ) else {
             return Begun::Further(Some(Box::new(head)));
         };
-        if !self.inlet.has_whole_body(&head) || bench.course.fanout.is_pressed() {
+        if !self.inlet.has_whole_body(&head) {
             return Begun::Further(Some(Box::new(head)));
         }
         let lines = HeadLines { head: &head, bytes };
@@ -504,13 +506,10 @@ impl Client {
         let accepted = if was_here { started } else { clock::now() };
         drop(meanwhile);
         let (parts, rejected) = parts(setup, &bench, route, prepared, body, started, accepted)?;
-        if parts.is_some() {
-            wait_for_disk(&bench.course.fanout).await;
-        }
         let awaited = offer(&self.inbound, &bench, parts)?;
         drop(bench); // nothing more is offered
         let refused = match awaited {
-            Some(awaited) => awaited.end().await,
+            Some(awaited) => awaited.end(&self.inbound).await,
             None => None,
         };
         match refused.map(|refusal| *refusal).or(rejected) {
@@ -748,7 +747,7 @@ impl Client {
 
 impl Awaited {
     /// Returns why the push is refused after all.
-    async fn end(self) -> Option<Box<Refusal>> {
+    async fn end(self, inbound: &Inbound) -> Option<Box<Refusal>> {
         let verdict = match self {
             Self::Verdict(push) => match push.client_deadline {
                 Mono::NEVER => push.verdict().await,
@@ -764,27 +763,46 @@ impl Awaited {
                 let _ = Box::pin(monoio::time::timeout(WAY_GIVEN_MAX, gate.room())).await;
                 return None;
             }
+            Self::Disk(bench, parts) => return Box::pin(offer_behind_disk(inbound, bench, *parts)).await,
         };
         Refusal::from_verdict(verdict).map(Box::new)
     }
 }
 
 /// Puts a push on every queue. Returns what its answer waits for, by policy or for want of room.
-fn offer(inbound: &Inbound, bench: &Bench, parts: Option<PushParts>) -> Result<Option<Awaited>, Refusal> {
-    let Some(parts) = parts else {
-        return Ok(None);
-    };
+fn offer(inbound: &Inbound, bench: &Rc<Bench>, parts: Option<PushParts>) -> Result<Option<Awaited>, Refusal> {
+    match parts {
+        None => Ok(None),
+        Some(parts) if bench.course.fanout.is_pressed(&parts) => {
+            Ok(Some(Awaited::Disk(bench.clone(), Box::new(parts))))
+        }
+        Some(parts) => offer_now(inbound, bench, parts),
+    }
+}
+
+fn offer_now(inbound: &Inbound, bench: &Bench, parts: PushParts) -> Result<Option<Awaited>, Refusal> {
     Ok(match put(&inbound.setup, bench, parts)? {
         Some(push) => Some(Awaited::Verdict(push)),
         None => gate_to_wait_for(inbound, &bench.course.fanout).map(Awaited::Room),
     })
 }
 
+async fn offer_behind_disk(inbound: &Inbound, bench: Rc<Bench>, parts: PushParts) -> Option<Box<Refusal>> {
+    wait_for_disk(&bench.course.fanout, &parts).await;
+    let awaited = offer_now(inbound, &bench, parts);
+    drop(bench); // nothing more is offered
+    match awaited {
+        Ok(None) => None,
+        Ok(Some(awaited)) => awaited.end(inbound).await,
+        Err(refusal) => Some(Box::new(refusal)),
+    }
+}
+
 /// Lets a disk that is behind take what it was given before more is put on it: for want of room on the way to it a parcel
 /// would be dropped, or under `--ack stored` refused.
-async fn wait_for_disk(fanout: &Fanout) {
+async fn wait_for_disk(fanout: &Fanout, next: &PushParts) {
     for _ in 0..DISK_LOOKS {
-        if !fanout.is_pressed() {
+        if !fanout.is_pressed(next) {
             return;
         }
         monoio::time::sleep(DISK_LOOK_EVERY).await;

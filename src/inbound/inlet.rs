@@ -154,6 +154,7 @@ impl Inlet {
 
     /// Waits for the first bytes of the next request.
     pub async fn wait(&mut self, patience: Patience) -> Result<Waited, ReceiveError> {
+        let mut is_last = false;
         while !self.has_bytes() {
             let is_quiet = self.is_quiet;
             if !is_quiet && (self.buffer.capacity() == 0 || self.buffer.capacity() < self.expected) {
@@ -184,6 +185,15 @@ impl Inlet {
                     if patience == Patience::Warm {
                         return Ok(Waited::Quiet);
                     }
+                }
+                // On epoll a receive that is cancelled does not look at the socket any more. Where the core was busy a
+                // request may lie there since long before, and it wins.
+                Err(error) if error.raw_os_error() == Some(CANCELED) && !is_last => {
+                    if !self.watch.has_input() {
+                        return Err(ReceiveError::Closed);
+                    }
+                    is_last = true;
+                    self.watch.expire_again();
                 }
                 _ => return Err(ReceiveError::Closed),
             }

@@ -71,7 +71,8 @@ const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
 const SCRATCH_BYTES_KEPT: usize = 64 << 10;
 /// After the shutdown has begun, how long nobody may have come for the listener to close.
 const LAST_ACCEPT_WAIT: Duration = Duration::from_millis(5);
-/// How long it stays open at most, where somebody always comes.
+/// How long it stays open at most, where somebody always comes and there is no room. Where there is, the kernel's backlog is
+/// emptied.
 const LAST_ACCEPTS_MAX: Duration = Duration::from_millis(100);
 
 /// How often a push looks whether the disk has caught up before it goes on regardless, one second in all.
@@ -368,13 +369,18 @@ impl Inbound {
                 }
             }
         }
-        // Clients whose handshake the kernel has finished already are not left behind.
+        // Clients whose handshake the kernel has finished already are not left behind, however long that takes: they are as
+        // many as its backlog holds at most.
         let last = clock::now().after(LAST_ACCEPTS_MAX);
-        while clock::now() < last
+        let mut late = 0;
+        while late < socket::BACKLOG
             && let Ok(Ok((stream, _))) = monoio::time::timeout(LAST_ACCEPT_WAIT, accepting.as_mut()).await
         {
             accepting.set(listener.accept());
-            self.clone().admit(stream, true).await;
+            let was_full = self.clone().admit(stream, true).await;
+            if clock::now() >= last {
+                late = if was_full { socket::BACKLOG } else { late + 1 };
+            }
         }
         // The accept under way keeps the listener open until the kernel has torn the ring down, which is after the process
         // has ended: somebody may want the address before.

@@ -438,7 +438,8 @@ mod tests {
     use super::super::health::DOWN_AFTER;
     use super::*;
     use crate::config::Overflow;
-    use crate::fanout::push::tests::push;
+    use crate::fanout::push::Push;
+    use crate::fanout::push::tests::{parts, push};
     use crate::fanout::{DestinationId, Fanout};
 
     fn at(millis: u64) -> Mono {
@@ -690,6 +691,39 @@ mod tests {
         );
         assert!(bench.desk.conclude(parcel, Outcome::Delivered), "it is up again");
         assert_eq!(bench.gate.books().delivered.parcels, 1);
+    }
+
+    /// The writer takes what has come every few pushes, the disk takes one parcel when it is waited for.
+    #[test]
+    fn who_waits_for_the_disk_loses_nothing_to_it() {
+        let weight = push(10, AckMode::Detached, 1).weight();
+        for (offered_at_once, disk_parcels_max) in [(1, 1), (1, 3), (4, 3), (16, 2)] {
+            let gate = Gate::new(DestinationId(0), "d".into(), 5 * weight);
+            let link = SpoolLink::new(false, disk_parcels_max * weight);
+            let mut bench = bench_of(gate.with_spool(link), 0);
+            let link = bench.gate.spool().expect("it has one");
+            for turn in 0..100 {
+                for _ in 0..offered_at_once {
+                    let next = parts(10);
+                    while bench.fanout.is_pressed(&next) {
+                        bench.desk.accept(bench.gate, at(turn));
+                        let parcel = link.take_parcel().expect("it is behind");
+                        link.note_taken(parcel.ticket.push());
+                        parcel.ticket.shelve();
+                    }
+                    let push = Push::new(next, AckMode::Detached, 1);
+                    bench.fanout.offer(&Arc::new(push)).unwrap();
+                }
+                bench.desk.accept(bench.gate, at(turn));
+            }
+            let books = bench.gate.books();
+            let lost = books.dropped[DropReason::Overflow.index()].parcels;
+            assert_eq!(
+                lost, 0,
+                "{offered_at_once} at a time, {disk_parcels_max} may wait"
+            );
+            assert!(books.balance());
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Clients that finished their handshake and wait for `accept`. The kernel caps it at net.core.somaxconn.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// How long an address that is in use is tried again: the kernel tears down the ring of a killed process after the process
 /// itself has gone, and its listener lives as long (up to 40 ms seen on Linux 6.18).

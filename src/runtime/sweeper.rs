@@ -234,6 +234,16 @@ impl Watch {
         self.cell.ended.get()
     }
 
+    /// Ends the connection once more at the next sweep: what there was to receive may not have been enough.
+    pub fn expire_again(&self) {
+        self.arm(clock::recent(), Expiry::Stop);
+    }
+
+    /// Whether there is something to receive, be it the end.
+    pub fn has_input(&self) -> bool {
+        !socket::is_quiet(self.cell.fd)
+    }
+
     /// Marks the connection idle since `now`, to be closed at `deadline`.
     pub fn set_idle(&self, now: Mono, deadline: Mono) {
         self.cell.idle_since.set(now);

@@ -158,7 +158,7 @@ const LIMITS: [&str; 8] = [
     "--body-limit",
     "256KiB",
     "--read-timeout",
-    "300ms",
+    "2s",
 ];
 
 /// Larger than the memory limit, and slower than the read timeout.
@@ -174,7 +174,7 @@ fn row_141_an_upload_streams(engine: Engine) {
     stream.write_all(head.as_bytes()).unwrap();
     let chunk = vec![b'x'; 1 << 20];
     for _ in 0..8 {
-        std::thread::sleep(ms(80));
+        std::thread::sleep(ms(300));
         write!(stream, "{:x}\r\n", chunk.len()).unwrap();
         stream.write_all(&chunk).unwrap();
         stream.write_all(b"\r\n").unwrap();
@@ -252,7 +252,7 @@ fn row_141_a_slow_destination_slows_the_client(engine: Engine) {
 
 fn row_141_an_upload_has_a_limit_of_its_own(engine: Engine) {
     let (a, uploads) = uploaded(200);
-    let gateway = Gateway::to(engine, &[&a], &["--debuginfo-timeout", "500ms"]);
+    let gateway = Gateway::to(engine, &[&a], &["--debuginfo-timeout", "3s"]);
     let begun = format!("POST {SERVICE}/Upload/abcd HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nbegun");
     let text = gateway.raw(begun.as_bytes());
     assert!(

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use pyrotee::runtime::clock;
+
 use super::gateway::{Engine, Gateway, INGEST, PUSH, bare, under_both_engines};
 use super::push::{request, series};
 use super::scripted::Scripted;
-use super::support::get;
+use super::support::{DEADLINE, get};
 
 under_both_engines!(
     row_129_connections,
@@ -47,7 +49,8 @@ fn scrape(admin: SocketAddr) -> BTreeMap<String, f64> {
 /// Waits until samples have these values: counters move when an answer is out already.
 fn assert_samples(admin: SocketAddr, expected: &[(&str, f64)]) {
     let mut seen = BTreeMap::new();
-    for _ in 0..200 {
+    let deadline = clock::now().after(DEADLINE);
+    while clock::now() < deadline {
         seen = scrape(admin);
         if expected
             .iter()

@@ -203,8 +203,20 @@ fn row_058_the_earlier_failure_is_relayed(engine: Engine) {
         );
         assert_text(&gateway.post(INGEST, &[], b"body"), 400, "Bad Request\n");
     }
-    let late =
-        Scripted::following(|_, request| vec![Act::Wait(ms(400)), Act::Send(plain_answer(request, 400))]);
+    // The first one answers when the other one has, and some time for that to arrive.
+    let asked = Latch::default();
+    let (until_asked, b_asked) = (asked.clone(), asked);
+    let late = Scripted::following(move |_, request| {
+        vec![
+            Act::Await(until_asked.clone()),
+            Act::Wait(ms(2000)),
+            Act::Send(plain_answer(request, 400)),
+        ]
+    });
+    let b = Scripted::following(move |_, request| {
+        b_asked.open();
+        vec![Act::Send(plain_answer(request, 503))]
+    });
     let gateway = Gateway::to(engine, &[&late, &b], &["--max-retries", "1"]);
     assert_text(&gateway.post(INGEST, &[], b"body"), 503, "Service Unavailable\n");
 }

@@ -1,5 +1,7 @@
 //! Rows 49, 61, 110 to 120, 122 and 126 of WIRE.md section 9: retries, and what goes along to a destination.
 
+use std::collections::BTreeSet;
+
 use pyrotee::runtime::clock;
 
 use super::gateway::{
@@ -89,7 +91,24 @@ fn row_111_zero_means_until_it_works(engine: Engine) {
 }
 
 fn row_112_waits_lie_in_their_intervals(engine: Engine) {
-    // Upper ends are only as exact as the machine's scheduling; lower ends are exact.
+    // Lower ends are exact in every run. Upper ends are only as exact as the machine's scheduling: other work makes a wait
+    // longer and never shorter, so each has to keep to its upper end in one of a few runs.
+    const RUNS_MAX: usize = 5;
+    let mut never_in_time: BTreeSet<_> = (0..3)
+        .flat_map(|one| (0..5).map(move |wait| (one, wait)))
+        .collect();
+    for _ in 0..RUNS_MAX {
+        let in_time = waits_in_time(engine);
+        never_in_time.retain(|wait| !in_time.contains(wait));
+        if never_in_time.is_empty() {
+            return;
+        }
+    }
+    panic!("too long in each of {RUNS_MAX} runs: destination and wait {never_in_time:?}");
+}
+
+/// Which waits of which destination kept to their upper ends; the lower ends are asserted.
+fn waits_in_time(engine: Engine) -> BTreeSet<(usize, usize)> {
     let slack = ms(300);
     let destinations = [
         Scripted::answering(&[503]),
@@ -110,32 +129,34 @@ fn row_112_waits_lie_in_their_intervals(engine: Engine) {
     assert!(gateway.post(INGEST, &[], b"body").status >= 429);
     let took = clock::now().since(started);
     let intervals = [(60, 120), (120, 200), (120, 200), (120, 200), (120, 200)];
-    for destination in &destinations {
+    let mut in_time = BTreeSet::new();
+    for (one, destination) in destinations.iter().enumerate() {
         let received = destination.received();
         assert_eq!(received.len(), 6);
-        for (pair, (low, high)) in received.windows(2).zip(intervals) {
+        for (wait, (pair, (low, high))) in received.windows(2).zip(intervals).enumerate() {
             let waited = pair[1].at.since(pair[0].at);
             assert!(
                 waited >= ms(low),
                 "waited {waited:?} instead of {low} ms at least"
             );
-            assert!(
-                waited < ms(high) + slack,
-                "waited {waited:?} instead of {high} ms at most"
-            );
+            if waited < ms(high) + slack {
+                in_time.insert((one, wait));
+            }
         }
     }
     assert!(took >= ms(540), "all waits together, took {took:?}");
+    in_time
 }
 
 fn row_113_no_wait_after_the_last_attempt(engine: Engine) {
-    for attempts in ["1", "2"] {
+    // Far less than a wait, and time enough for a busy machine to answer.
+    for (attempts, backoff, less) in [("1", "1m", 20_000), ("2", "8s", 7000)] {
         let a = Scripted::answering(&[503]);
         let flags = [
             "--min-backoff",
-            "800ms",
+            backoff,
             "--max-backoff",
-            "800ms",
+            backoff,
             "--max-retries",
             attempts,
         ];
@@ -143,7 +164,7 @@ fn row_113_no_wait_after_the_last_attempt(engine: Engine) {
         assert_text(&gateway.post(INGEST, &[], b"body"), 503, "Service Unavailable\n");
         let answered = clock::now();
         let last = a.received().pop().expect("it was asked");
-        assert!(answered.since(last.at) < ms(600), "{attempts}");
+        assert!(answered.since(last.at) < ms(less), "{attempts}");
     }
 }
 

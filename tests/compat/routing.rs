@@ -431,7 +431,8 @@ fn row_018_a_truncated_body_is_400(engine: Engine) {
 
 fn row_019_idle_connections_are_closed(engine: Engine) {
     let a = Scripted::healthy();
-    let gateway = Gateway::to(engine, &[&a], &["--idle-timeout", "300ms"]);
+    // It has asked by then, on a busy machine too; the default is far away.
+    let gateway = Gateway::to(engine, &[&a], &["--idle-timeout", "2s"]);
     let mut silent = gateway.client();
     let mut used = gateway.client();
     assert_eq!(used.post(INGEST, &[], b"body").unwrap().status, 200);
@@ -443,7 +444,7 @@ fn row_019_idle_connections_are_closed(engine: Engine) {
             "closed in order, without a word"
         );
     }
-    assert!(clock::now().since(started) < ms(5000));
+    assert!(clock::now().since(started) < ms(10_000));
     let help = super::support::run(&["run", "--help"]).stdout;
     let (_, idle) = help.split_once("--idle-timeout").expect("the flag exists");
     let default = idle.split("[default: ").nth(1).expect("it has a default");

@@ -449,11 +449,16 @@ impl Client {
 
     fn more(&mut self) -> io::Result<()> {
         let mut buffer = [0; 16 << 10];
-        match self.stream.read(&mut buffer)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            received => {
-                self.pending.extend_from_slice(&buffer[..received]);
-                Ok(())
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(received) => {
+                    self.pending.extend_from_slice(&buffer[..received]);
+                    return Ok(());
+                }
+                // With a timeout a receive ends so where this process was stopped meanwhile (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
     }

@@ -106,13 +106,8 @@ struct Shared {
     sender: Mutex<(Sender<Received>, usize)>,
 }
 
-/// Where nobody listens.
-pub fn unused_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-    listener.local_addr().expect("it is bound")
-}
-
-/// An address that refuses connections until it becomes a [`Peer`].
+/// An address that refuses connections until it becomes a [`Peer`]. It is bound all the while: a port that is merely free may
+/// belong to another test a moment later.
 pub struct Absent(socket2::Socket);
 
 impl Absent {

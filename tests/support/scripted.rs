@@ -400,7 +400,13 @@ pub fn receive(
 
 fn more(stream: &mut TcpStream, pending: &mut Vec<u8>) -> io::Result<usize> {
     let mut buffer = [0; 64 << 10];
-    let received = stream.read(&mut buffer)?;
+    let received = loop {
+        match stream.read(&mut buffer) {
+            // With a timeout a receive ends so where this process was stopped meanwhile (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => break other?,
+        }
+    };
     pending.extend_from_slice(&buffer[..received]);
     Ok(received)
 }
@@ -408,20 +414,25 @@ fn more(stream: &mut TcpStream, pending: &mut Vec<u8>) -> io::Result<usize> {
 /// Reads a request head and then its chunked body, as fast as `pause` lets it; tells how many body bytes came, and whether
 /// the last chunk was among them.
 pub fn read_chunked(stream: &mut TcpStream, pause: Option<&mpsc::Receiver<()>>) -> (String, u64, bool) {
+    let mut pause = pause;
+    read_chunked_when(stream, || {
+        if let Some(pause) = pause.take() {
+            let _ = pause.recv_timeout(DEADLINE);
+        }
+    })
+}
+
+/// The same, waiting for `ready` before each read behind the head.
+pub fn read_chunked_when(stream: &mut TcpStream, mut ready: impl FnMut()) -> (String, u64, bool) {
     let mut all = Vec::new();
-    let mut buffer = vec![0; 256 << 10];
     let head_end = loop {
         if let Some(at) = memchr::memmem::find(&all, b"\r\n\r\n") {
             break at + 4;
         }
-        let bytes = stream.read(&mut buffer).unwrap();
-        assert!(bytes > 0, "a head comes");
-        all.extend_from_slice(&buffer[..bytes]);
+        assert!(more(stream, &mut all).unwrap() > 0, "a head comes");
     };
     let head = String::from_utf8(all.drain(..head_end).collect()).unwrap();
-    if let Some(pause) = pause {
-        let _ = pause.recv_timeout(DEADLINE);
-    }
+    ready();
     let mut decoder = pyrotee::http::ChunkedDecoder::new(pyrotee::http::ChunkLimits::default());
     let mut received = 0;
     loop {
@@ -437,9 +448,9 @@ pub fn read_chunked(stream: &mut TcpStream, pause: Option<&mpsc::Receiver<()>>) 
             }
         }
         all.clear();
-        match stream.read(&mut buffer) {
-            Ok(bytes @ 1..) => all.extend_from_slice(&buffer[..bytes]),
-            _ => return (head, received, false),
+        ready();
+        if !matches!(more(stream, &mut all), Ok(1..)) {
+            return (head, received, false);
         }
     }
 }

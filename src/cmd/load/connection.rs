@@ -130,14 +130,14 @@ pub async fn run_core(
         let core = core.clone();
         async move { core.watch().await }
     });
-    if core.tickets.is_some() {
+    let dispatching = {
         let core = core.clone();
         monoio::spawn(async move {
             if let Some(tickets) = &core.tickets {
                 tickets.dispatch().await;
             }
-        });
-    }
+        })
+    };
     let connections: Vec<_> = (0..connections)
         .map(|index| {
             let connection = Connection {
@@ -153,6 +153,7 @@ pub async fn run_core(
     for connection in connections {
         connection.await;
     }
+    dispatching.await; // until the gate is closed: from then on nothing is released
     let mut tally = core.tally.replace(Tally::new());
     tally.unsent = gate.map_or(0, |gate| gate.released() - core.begun.get());
     tally

@@ -89,17 +89,15 @@ impl Gate {
     }
 }
 
-/// Releases tickets until all are out, or `deadline`, or `stop`. Runs on a thread of its own.
+/// Releases tickets until all are out, or all that are due before `deadline`, or `stop`. Runs on a thread of its own.
 pub fn pace(schedule: Schedule, gates: &[Arc<Gate>], deadline: Mono, stop: &AtomicBool) {
     // Without this the kernel may wake us 50 us late (PR_SET_TIMERSLACK); a refusal costs just that.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     let mut released = 0;
     while released < schedule.tickets && !stop.load(Ordering::Relaxed) {
         let now = clock::now();
-        if now >= deadline {
-            break;
-        }
-        let due = schedule.due(now);
+        // Who comes late has slept over tickets that were due in time: they are told as not sent.
+        let due = schedule.due(now.min(Mono(deadline.0.saturating_sub(1))));
         if due > released {
             released = due;
             for (core, gate) in (0..).zip(gates) {
@@ -108,6 +106,9 @@ pub fn pace(schedule: Schedule, gates: &[Arc<Gate>], deadline: Mono, stop: &Atom
                     gate.bell.ring();
                 }
             }
+        }
+        if now >= deadline {
+            break;
         }
         let next = schedule.moment(released).min(deadline);
         std::thread::sleep(next.since(clock::now()).min(NAP_MAX));
@@ -252,5 +253,21 @@ mod tests {
         );
         assert_eq!(gates.each_ref().map(|gate| gate.released()), [51, 50]);
         assert!(clock::now() >= schedule.moment(100));
+    }
+
+    /// A pacer that was not let run for a while tells of the tickets that were due meanwhile.
+    #[test]
+    fn what_was_due_before_the_deadline_is_released_behind_it() {
+        let gate = Arc::new(Gate::default());
+        let deadline = clock::now();
+        let schedule = Schedule {
+            start: Mono(deadline.0 - 500_000_000),
+            rate: 200,
+            tickets: 1_000,
+            cores: 1,
+        };
+        let gates = std::slice::from_ref(&gate);
+        pace(schedule, gates, deadline, &AtomicBool::new(false));
+        assert_eq!(gate.released(), 100, "those of half a second");
     }
 }

@@ -43,6 +43,7 @@ use super::understand::{
 };
 use super::{Bench, Course, DISK_LOOK_EVERY, DISK_LOOKS, InboundSetup, Place, reply};
 use crate::fanout::Fanout;
+use crate::fanout::push::PushParts;
 use crate::http::{Answer, Connection, Method};
 use crate::profile::connect::Protocol;
 use crate::runtime::clock::{self, Mono};
@@ -369,7 +370,7 @@ impl House {
         let (parts, rejected) = parts(setup, &bench, route, prepared, body, started, clock::now())?;
         if let Some(parts) = parts {
             let deadline = parts.client_deadline;
-            wait_for_disk(&bench.course.fanout).await;
+            wait_for_disk(&bench.course.fanout, &parts).await;
             let push = put(setup, &bench, parts)?;
             drop(bench); // nothing more is offered
             if let Some(push) = push {
@@ -426,9 +427,9 @@ impl House {
 }
 
 /// As over HTTP/1.1: a disk that is behind takes what it was given before more is put on it.
-async fn wait_for_disk(fanout: &Fanout) {
+async fn wait_for_disk(fanout: &Fanout, next: &PushParts) {
     for _ in 0..DISK_LOOKS {
-        if !fanout.is_pressed() {
+        if !fanout.is_pressed(next) {
             return;
         }
         tokio::time::sleep(DISK_LOOK_EVERY).await;
