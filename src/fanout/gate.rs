@@ -401,12 +401,21 @@ impl Gate {
         }
     }
 
-    /// Takes the oldest parcel out of memory because it is too much: to the spool, or else it is dropped where it may be.
+    /// Takes the oldest parcel out of memory because it is too much: to the spool, or else it is dropped where it may be. For a
+    /// disk that is only behind it waits in memory, up to twice the budget: clients wait for that disk too, so what comes
+    /// meanwhile is little.
     ///
     /// # Errors
-    /// The parcel, when the spool does not take it and nothing may be dropped (`--overflow refuse`).
+    /// The parcel, when the spool does not take it now, or at all and nothing may be dropped (`--overflow refuse`).
     pub fn make_room(&self, parcel: Parcel) -> Result<(), Parcel> {
         match self.spool_away(parcel) {
+            Err(parcel)
+                if parcel.may_be_spooled()
+                    && self.spool.as_ref().is_some_and(SpoolLink::is_only_behind)
+                    && !self.exceeds(2) =>
+            {
+                Err(parcel)
+            }
             // One that is stored stays there.
             Err(parcel) if self.drops_oldest || parcel.ticket.is_stored() => {
                 parcel.ticket.drop_for(DropReason::Overflow);
@@ -430,7 +439,7 @@ impl Gate {
     /// outcome, or when the parcel is stored already (dropping its ticket for [`DropReason::Overflow`] leaves it there).
     pub fn spool_away(&self, parcel: Parcel) -> Result<(), Parcel> {
         match &self.spool {
-            Some(link) if !parcel.ticket.is_stored() && !parcel.is_awaited() && link.has_room() => {
+            Some(link) if parcel.may_be_spooled() && link.has_room() => {
                 link.put(parcel);
                 Ok(())
             }

@@ -55,6 +55,11 @@ impl Parcel {
         }
     }
 
+    /// Whether it may go to a spool and is not there yet: what a client waits for at a destination never does.
+    pub fn may_be_spooled(&self) -> bool {
+        !self.ticket.is_stored() && !self.is_awaited()
+    }
+
     /// Whether a client waits for what becomes of it.
     pub fn is_awaited(&self) -> bool {
         !self.ticket.is_stored() && self.ticket.push().is_awaited()

@@ -153,6 +153,11 @@ impl SpoolLink {
         self.is_last() || self.takes() && !self.is_full.load(Ordering::Relaxed)
     }
 
+    /// Whether there is room on a disk that works, and only what waits for it already is as much as may.
+    pub(super) fn is_only_behind(&self) -> bool {
+        self.is_well() && self.is_behind() && !self.is_full.load(Ordering::Relaxed)
+    }
+
     /// Whether the gateway leaves: what cannot be stored now is lost.
     pub fn is_last(&self) -> bool {
         self.last.get().is_some()

@@ -439,6 +439,7 @@ mod tests {
     use super::*;
     use crate::config::Overflow;
     use crate::fanout::push::Push;
+    use crate::fanout::push::PushParts;
     use crate::fanout::push::tests::{parts, push};
     use crate::fanout::{DestinationId, Fanout};
 
@@ -697,14 +698,22 @@ mod tests {
     #[test]
     fn who_waits_for_the_disk_loses_nothing_to_it() {
         let weight = push(10, AckMode::Detached, 1).weight();
-        for (offered_at_once, disk_parcels_max) in [(1, 1), (1, 3), (4, 3), (16, 2)] {
+        let crowds = [(1, 1), (1, 3), (4, 3), (16, 2)];
+        // Parcels pin more than they weigh, and it is what they pin that the way to the disk counts.
+        let cases = crowds
+            .into_iter()
+            .flat_map(|crowd| [(crowd, 10), (crowd, 3 * weight)]);
+        for ((offered_at_once, disk_parcels_max), pinned_bytes) in cases {
             let gate = Gate::new(DestinationId(0), "d".into(), 5 * weight);
             let link = SpoolLink::new(false, disk_parcels_max * weight);
             let mut bench = bench_of(gate.with_spool(link), 0);
             let link = bench.gate.spool().expect("it has one");
             for turn in 0..100 {
                 for _ in 0..offered_at_once {
-                    let next = parts(10);
+                    let next = PushParts {
+                        pinned_bytes,
+                        ..parts(10)
+                    };
                     while bench.fanout.is_pressed(&next) {
                         bench.desk.accept(bench.gate, at(turn));
                         let parcel = link.take_parcel().expect("it is behind");
@@ -720,7 +729,7 @@ mod tests {
             let lost = books.dropped[DropReason::Overflow.index()].parcels;
             assert_eq!(
                 lost, 0,
-                "{offered_at_once} at a time, {disk_parcels_max} may wait"
+                "{offered_at_once} at a time, {disk_parcels_max} may wait, {pinned_bytes} bytes pinned"
             );
             assert!(books.balance());
         }

@@ -962,12 +962,12 @@ impl Site {
     }
 
     /// At most `times` the queue limit is held, and what may wait for the disk, and one each. Twice the limit is what the
-    /// crossing allows before the writer core comes, and what stays in memory where nothing may be dropped and the spool had
-    /// no room after all.
+    /// crossing allows before the writer core comes, what stays in memory for a disk that is behind, and where nothing may be
+    /// dropped and the spool had no room after all.
     fn check_memory(&self, setting: &Setting, times: u64) {
         let times = match setting.overflow {
-            Overflow::Refuse => 2,
-            Overflow::DropOldest => times,
+            Overflow::DropOldest if self.gate.spool().is_none_or(|link| !link.is_behind()) => times,
+            Overflow::Refuse | Overflow::DropOldest => 2,
         };
         if self.gate.spool().is_some_and(|link| !link.may_read()) {
             return; // a process that leaves moves all it has to the disk
