@@ -245,8 +245,7 @@ impl Leaving {
                 // Whoever held one has let go of it after his last offer: that is seen from here on.
                 fence(Ordering::Acquire);
                 let is_cut_off = self.fanouts.is_empty();
-                // Two readings: each is made of two counters, and a parcel that moves in between may be missed by one.
-                let is_empty = gate.parcels_in_memory() == 0 && gate.parcels_in_memory() == 0;
+                let is_empty = gate.parcels_in_memory() == 0;
                 let delivered_now = gate.books().delivered.parcels;
                 if is_empty && is_cut_off {
                     self.end(control);
