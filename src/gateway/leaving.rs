@@ -245,7 +245,7 @@ impl Leaving {
                 // Whoever held one has let go of it after his last offer: that is seen from here on.
                 fence(Ordering::Acquire);
                 let is_cut_off = self.fanouts.is_empty();
-                let is_empty = gate.parcels_in_memory() == 0;
+                let is_empty = self.running.is_empty();
                 let delivered_now = gate.books().delivered.parcels;
                 if is_empty && is_cut_off {
                     self.end(control);
@@ -255,7 +255,7 @@ impl Leaving {
                     self.give_up(control);
                 }
             }
-            Stage::GivingUp if gate.parcels_in_memory() == 0 => self.end(control),
+            Stage::GivingUp if self.running.is_empty() => self.end(control),
             // Again: an attempt that has failed since waits for its next one.
             Stage::GivingUp => self.tell_core(control, Order::GiveUp),
             Stage::Ending(report) => {
@@ -269,17 +269,16 @@ impl Leaving {
                     .running
                     .archive()
                     .is_none_or(|(_, thread)| thread.is_finished());
+                if !(has_reported && has_archive_ended) {
+                    return false;
+                }
                 let has_spool_ended = self
                     .running
                     .spool
                     .as_ref()
                     .is_none_or(|spool| spool.is_finished());
-                if !(has_reported && has_archive_ended && has_spool_ended) {
+                if !has_spool_ended {
                     return false;
-                }
-                // What its spool was just reading when everything else was empty came back to nobody. It stays on disk.
-                while let Some(parcel) = gate.take() {
-                    parcel.ticket.drop_for(DropReason::Removed);
                 }
                 return self.settle_spool(control);
             }
@@ -386,5 +385,165 @@ fn note_deleted(gate: &Gate, deleted: anyhow::Result<Sums>) {
         Err(error) => {
             tracing::error!(destination = %gate.name, error = format!("{error:#}"), "a spool cannot be deleted");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::config::{Flags, Host, Plan};
+    use crate::fanout::push::tests::push;
+    use crate::fanout::{AckMode, DestinationId, Outcome, Parcel, RecordId, SpoolLink, Ticket};
+    use crate::gateway::destinations::{Errands, Work};
+    use crate::gateway::spools::SpoolThread;
+    use crate::outbound::head::Trace;
+
+    /// The flags of `pyrotee run`, read as the program reads them.
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    /// A destination that was removed and that nobody offers to any more; its core and its spool's thread are the test.
+    struct Scene {
+        control: Rc<Control>,
+        orders: mpsc::UnboundedReceiver<Order>,
+        leaving: Leaving,
+        gate: &'static Gate,
+        link: &'static SpoolLink,
+    }
+
+    impl Scene {
+        fn new(patience: Duration) -> Self {
+            let flags = Line::try_parse_from(["x", "--to", "a=http://127.0.0.1:1"]);
+            let host = Host {
+                cpus: vec![0],
+                cpu_quota: None,
+            };
+            let plan = Plan::new(&flags.expect("flags").flags, &host).expect("a plan");
+            let plan = Arc::new(plan);
+            let gate = Gate::new(DestinationId(0), "a".into(), u64::MAX);
+            let gate: &'static Gate = Box::leak(Box::new(gate.with_spool(SpoolLink::new(false, u64::MAX))));
+            let link = gate.spool().expect("given");
+            // Ends as a keeper does that has nothing left.
+            let thread = std::thread::spawn(|| {
+                link.set_keeper(std::thread::current());
+                while !link.is_finishing() {
+                    std::thread::park();
+                }
+            });
+            let (calls, _) = mpsc::channel(1);
+            let running = Running {
+                plan: Arc::new(plan.destinations[0].clone()),
+                gate,
+                work: Work::Server {
+                    core: 0,
+                    calls,
+                    trace: Trace::default(),
+                },
+                spool: Some(SpoolThread::played(link, thread)),
+                errands: Errands::default(),
+            };
+            let (giving, orders) = mpsc::unbounded_channel();
+            let in_force = ArcSwap::from_pointee(InForce {
+                plan,
+                destinations: Vec::new(),
+            });
+            let stage = Stage::Delivering {
+                delivered: 0,
+                moved: clock::now(),
+            };
+            Self {
+                control: Control::new(vec![giving], None, Arc::new(in_force)),
+                orders,
+                leaving: Leaving {
+                    running,
+                    fanouts: Vec::new(),
+                    patience,
+                    stage,
+                },
+                gate,
+                link,
+            }
+        }
+
+        fn step(&mut self) -> bool {
+            self.leaving.step(&self.control)
+        }
+
+        fn order(&mut self) -> Option<Order> {
+            self.orders.try_recv().ok()
+        }
+
+        /// A parcel that was on disk alone comes back.
+        fn restore(&self) {
+            let record = RecordId {
+                segment: 1,
+                index: 0,
+                profiles: 1,
+                bytes: 7,
+                profile_bytes: 7,
+            };
+            let push = Arc::new(push(7, AckMode::Detached, 1));
+            let ticket = Ticket::restored(push, self.gate, record);
+            self.gate.forward(Parcel::new(ticket));
+        }
+
+        fn recover_one(&self) {
+            self.gate.recover(Amount {
+                parcels: 1,
+                bytes: 7,
+                profiles: 1,
+                profile_bytes: 7,
+            });
+        }
+    }
+
+    const NEVER: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn it_stays_while_its_spool_reads_something_back() {
+        let mut scene = Scene::new(NEVER);
+        scene.recover_one();
+        let reading = scene.link.begin_reading().expect("it may read");
+        scene.link.stop_reading();
+        assert!(
+            !scene.step() && scene.leaving.can_return(),
+            "its spool is reading"
+        );
+        scene.restore();
+        drop(reading);
+        assert!(scene.link.begin_reading().is_none(), "it may read no more");
+        assert!(!scene.step() && scene.leaving.can_return(), "what was read waits");
+        let read = scene.gate.take().expect("it was read");
+        read.ticket.resolve(Outcome::Delivered);
+        assert!(scene.order().is_none());
+        assert!(!scene.step() && !scene.leaving.can_return());
+        assert!(matches!(scene.order(), Some(Order::End(_))));
+        assert_eq!(scene.gate.books().delivered.parcels, 1);
+    }
+
+    #[test]
+    fn giving_up_waits_for_what_is_being_read_too() {
+        let mut scene = Scene::new(Duration::ZERO);
+        scene.recover_one();
+        let reading = scene.link.begin_reading().expect("it may read");
+        scene.link.stop_reading();
+        assert!(!scene.step() && !scene.step(), "it takes nothing");
+        scene.restore();
+        drop(reading);
+        assert!(!scene.step());
+        let read = scene.gate.take().expect("it was read");
+        scene.gate.evict(read, DropReason::Removed);
+        assert!(!scene.step());
+        let mut all = std::iter::from_fn(|| scene.orders.try_recv().ok()).collect::<Vec<_>>();
+        assert!(matches!(all.pop(), Some(Order::Report(_))));
+        assert!(matches!(all.pop(), Some(Order::End(_))));
+        assert!(all.iter().all(|order| matches!(order, Order::GiveUp(_))) && !all.is_empty());
+        let books = scene.gate.books();
+        assert_eq!((books.spooled_parcels, books.dropped_total().parcels), (1, 0));
     }
 }
