@@ -62,7 +62,7 @@ enum Stage {
     Delivering { delivered: u64, moved: Mono },
     /// What waits is given up, what is on the wire ends.
     GivingUp,
-    /// Nothing waits; its core, its archive and its spool come to their end.
+    /// Nothing waits; its core or its archive comes to its end, then its spool.
     Ending(Option<oneshot::Receiver<()>>),
     /// Its spool is being deleted.
     Deleting(oneshot::Receiver<anyhow::Result<Sums>>),
@@ -272,13 +272,12 @@ impl Leaving {
                 if !(has_reported && has_archive_ended) {
                     return false;
                 }
-                let has_spool_ended = self
-                    .running
-                    .spool
-                    .as_ref()
-                    .is_none_or(|spool| spool.is_finished());
-                if !has_spool_ended {
-                    return false;
+                // Not before: whoever ended the last parcel tells the spool so, and what it is not told is sent again.
+                if let Some(spool) = &self.running.spool {
+                    spool.finish();
+                    if !spool.is_finished() {
+                        return false;
+                    }
                 }
                 return self.settle_spool(control);
             }
@@ -326,9 +325,6 @@ impl Leaving {
         });
         if let Some((archive, _)) = self.running.archive() {
             archive.give_up_removed();
-        }
-        if let Some(spool) = &self.running.spool {
-            spool.finish();
         }
         self.stage = Stage::Ending(report);
     }
@@ -545,5 +541,28 @@ mod tests {
         assert!(all.iter().all(|order| matches!(order, Order::GiveUp(_))) && !all.is_empty());
         let books = scene.gate.books();
         assert_eq!((books.spooled_parcels, books.dropped_total().parcels), (1, 0));
+    }
+
+    #[test]
+    fn its_spool_hears_what_became_of_the_last_parcel() {
+        let mut scene = Scene::new(NEVER);
+        scene.link.stop_reading();
+        assert!(!scene.step());
+        assert!(matches!(scene.order(), Some(Order::End(_))));
+        let Some(Order::Report(done)) = scene.order() else {
+            panic!("its core has to say that it has ended");
+        };
+        assert!(!scene.step());
+        assert!(
+            !scene.link.is_finishing(),
+            "its core may still be about to tell it"
+        );
+        done.send(()).expect("it is waited for");
+        let deadline = clock::now().after(Duration::from_secs(10));
+        while !scene.step() {
+            assert!(clock::now() < deadline, "it does not go");
+            std::thread::yield_now();
+        }
+        assert!(scene.link.is_finishing());
     }
 }
