@@ -386,15 +386,21 @@ fn note_deleted(gate: &Gate, deleted: anyhow::Result<Sums>) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use clap::Parser as _;
 
     use super::*;
-    use crate::config::{Flags, Host, Plan};
+    use crate::config::{Flags, Host, Overflow, Plan, SpoolSync};
     use crate::fanout::push::tests::push;
     use crate::fanout::{AckMode, DestinationId, Outcome, Parcel, RecordId, SpoolLink, Ticket};
     use crate::gateway::destinations::{Errands, Work};
     use crate::gateway::spools::SpoolThread;
     use crate::outbound::head::Trace;
+    use crate::runtime::clock::Wall;
+    use crate::runtime::pool::MemoryBudget;
+    use crate::spool::fake::{FakeDisk, Faults};
+    use crate::spool::keeper::{Keeper, Rules};
+    use crate::spool::{Store, StoreLimits};
 
     /// The flags of `pyrotee run`, read as the program reads them.
     #[derive(clap::Parser)]
@@ -564,5 +570,52 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(scene.link.is_finishing());
+    }
+
+    #[test]
+    fn what_it_cannot_store_is_dropped_as_removed() {
+        let mut scene = Scene::new(Duration::ZERO);
+        let gate = scene.gate;
+        scene.link.stop_reading();
+        let disk = FakeDisk::new(0);
+        let limits = StoreLimits {
+            bytes_max: 1 << 20,
+            segment_bytes_max: 1 << 16,
+        };
+        let (store, _) = Store::open(disk.clone(), limits).expect("it can be listed");
+        let rules = Rules {
+            max_age: NEVER,
+            sync: SpoolSync::Never,
+            drops_oldest: true,
+        };
+        let wall = Wall {
+            unix_ms: 0,
+            boot_ms: 0,
+        };
+        let keeper = Keeper::new(gate, store, MemoryBudget::new(1 << 20), rules, (wall, 0));
+        let mut keeper = keeper.expect("it has a spool");
+        let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
+        let mut one = push(7, AckMode::Detached, 1);
+        one.segments.push(Bytes::from_static(b"profile"));
+        fanout.offer(&Arc::new(one)).expect("there is room");
+        disk.set_faults(Faults {
+            read_only: true,
+            ..Faults::default()
+        });
+        assert!(!scene.step(), "it takes nothing");
+        assert!(matches!(scene.order(), Some(Order::GiveUp(_))));
+        // As its core does.
+        gate.evict(gate.take().expect("it was offered"), DropReason::Removed);
+        // A shutdown that begins now changes nothing of that.
+        scene.link.set_last(DropReason::Shutdown);
+        keeper.step(clock::now(), wall);
+        let books = gate.books();
+        let dropped = |reason: DropReason| books.dropped[reason.index()].parcels;
+        assert_eq!(
+            (dropped(DropReason::Removed), dropped(DropReason::Shutdown)),
+            (1, 0)
+        );
+        assert_eq!(scene.link.last(), Some(DropReason::Removed));
+        assert!(!scene.step() && matches!(scene.order(), Some(Order::End(_))));
     }
 }
