@@ -378,7 +378,16 @@ fn what_stays_notices_nothing(engine: &str) {
     let config = Config::new(&to(std::slice::from_ref(&one)));
     let gateway = start(engine, &config, &[]);
     let mut client = gateway.client();
+    let delivered = |parcels| {
+        await_metric(
+            &gateway,
+            "pyrotee_destination_delivered_parcels_total",
+            "a",
+            parcels,
+        );
+    };
     push(&mut client, 0);
+    delivered(1.0); // else the next one may need a second connection
     for turn in 1..6 {
         let both = [To("b", b.url(), ""), one.clone()];
         let said = reload(
@@ -391,6 +400,7 @@ fn what_stays_notices_nothing(engine: &str) {
             "{said}"
         );
         push(&mut client, turn);
+        delivered(turn as f64 + 1.0);
     }
     let at_a = a.take(6);
     assert!(at_a.iter().all(|request| request.connection == 0), "{at_a:?}");
