@@ -7,7 +7,9 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -47,6 +49,7 @@ under_both_engines!(
     what_cannot_be_taken_over_changes_nothing,
     a_new_destination_that_cannot_start_changes_nothing,
     signals_reload_and_end_nothing,
+    a_signal_while_a_file_is_read_has_it_read_again,
     reloads_wait_for_each_other,
     a_hundred_reloads_leave_nothing_behind,
     a_stop_in_the_middle_of_a_departure_is_orderly,
@@ -379,7 +382,16 @@ fn what_stays_notices_nothing(engine: &str) {
     // One at a time: while an answer is on its way the next request would open a second connection.
     let gateway = start(engine, &config, &["--inflight", "1"]);
     let mut client = gateway.client();
+    let delivered = |parcels| {
+        await_metric(
+            &gateway,
+            "pyrotee_destination_delivered_parcels_total",
+            "a",
+            parcels,
+        );
+    };
     push(&mut client, 0);
+    delivered(1.0); // else the next one may need a second connection
     for turn in 1..6 {
         let both = [To("b", b.url(), ""), one.clone()];
         let said = reload(
@@ -392,6 +404,7 @@ fn what_stays_notices_nothing(engine: &str) {
             "{said}"
         );
         push(&mut client, turn);
+        delivered(turn as f64 + 1.0);
     }
     let at_a = a.take(6);
     assert!(at_a.iter().all(|request| request.connection == 0), "{at_a:?}");
@@ -1209,6 +1222,54 @@ fn signals_reload_and_end_nothing(engine: &str) {
     assert_eq!(take(&a, 1), [2]);
     assert_eq!(gateway.metric("pyrotee_config_last_reload_successful"), 1.0);
     gateway.end_whole();
+}
+
+/// The file is a pipe: each time that it is read, the test decides what is in it, and when.
+fn a_signal_while_a_file_is_read_has_it_read_again(engine: &str) {
+    let (a, b) = (Peer::start(), Peer::start());
+    let both = [To("a", a.url(), ""), To("b", b.url(), "")];
+    let config = Config::new(&to(&both[..1]));
+    let mut gateway = start(engine, &config, &[]);
+    let pipe = config.folder.path().join("pipe");
+    rustix::fs::mkfifoat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+    )
+    .expect("a folder of ours");
+    std::fs::rename(&pipe, config.path()).expect("a folder of ours");
+    // It can be opened for writing without waiting as soon as somebody reads it.
+    let being_read = || {
+        eventually("the file to be read", || {
+            let mut options = std::fs::OpenOptions::new();
+            let nonblocking = rustix::fs::OFlags::NONBLOCK.bits();
+            options
+                .write(true)
+                .custom_flags(nonblocking as i32)
+                .open(config.path())
+                .ok()
+        })
+    };
+    let answer = |mut file: std::fs::File, text: &str| file.write_all(text.as_bytes()).expect("it is read");
+    gateway.process.signal(Signal::HUP);
+    let first = being_read();
+    // Two more, before what the first one reads has come to its end: they are one.
+    gateway.process.signal(Signal::HUP);
+    gateway.process.signal(Signal::HUP);
+    push_all(&gateway, 0..1);
+    assert_eq!(take(&a, 1), [0]);
+    answer(first, &to(&both));
+    assert_eq!(gateway.logged("configuration read again")["changes"], "added b");
+    answer(being_read(), &to(&both[1..]));
+    assert_eq!(gateway.logged("configuration read again")["changes"], "removed a");
+    push_all(&gateway, 1..2);
+    assert_eq!(take(&b, 1), [1]);
+    // A reload that hangs keeps nobody from ending it all.
+    gateway.process.signal(Signal::HUP);
+    let hanging = being_read();
+    let farewells = gateway.farewell();
+    assert_eq!((farewells["b"].delivered, farewells["b"].lost()), (1, 0));
+    drop(hanging);
 }
 
 fn reloads_wait_for_each_other(engine: &str) {

@@ -600,10 +600,18 @@ impl Gate {
         self.inbound.held_parcels.load(Ordering::Relaxed)
     }
 
-    /// Parcels waiting or in flight that are not on disk alone.
+    /// Parcels waiting or in flight that are not on disk alone. While parcels move this is too many rather than too few, as long
+    /// as no new ones are accepted: once it is 0 there are none.
     pub fn parcels_in_memory(&self) -> u64 {
-        let spooled = self.inbound.spooled_parcels.load(Ordering::Relaxed);
-        self.held_parcels().saturating_sub(spooled)
+        self.parcels_in_memory_while(|| ())
+    }
+
+    /// The same, while something happens between its two readings. What is held gets only less, so it is read first: one that
+    /// comes back from disk, and another that ends, are then seen once at least.
+    fn parcels_in_memory_while(&self, moving: impl FnOnce()) -> u64 {
+        let held = self.inbound.held_parcels.load(Ordering::Acquire);
+        moving();
+        held.saturating_sub(self.inbound.spooled_parcels.load(Ordering::Relaxed))
     }
 
     /// One parcel goes on the wire.
@@ -688,7 +696,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::push::tests::push;
-    use super::super::{Fanout, OfferRefused};
+    use super::super::{Fanout, OfferRefused, RecordId, Ticket};
     use super::*;
 
     fn gate(bytes_max: u64) -> &'static Gate {
@@ -791,6 +799,42 @@ mod tests {
             again.status.last_success_unix_ms(),
             past.status.last_success_unix_ms()
         );
+    }
+
+    #[test]
+    fn memory_is_not_taken_for_empty_while_parcels_move() {
+        let gate = gate(u64::MAX);
+        let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
+        (0..3).for_each(|_| fanout.offer(&Arc::new(push(30, AckMode::Detached, 1))).unwrap());
+        let record = |index| RecordId {
+            segment: 1,
+            index,
+            profiles: 1,
+            bytes: 30,
+            profile_bytes: 30,
+        };
+        let from_disk = |index| {
+            let push = Arc::new(push(30, AckMode::Detached, 1));
+            gate.forward(Parcel::new(Ticket::restored(push, gate, record(index))));
+        };
+        let deliver = || gate.take().unwrap().ticket.resolve(Outcome::Delivered);
+        // Two are on disk alone, one is on the wire; it ends, and another one has come back.
+        (0..2).for_each(|_| gate.take().unwrap().ticket.shelve());
+        let seen = gate.parcels_in_memory_while(|| {
+            from_disk(0);
+            deliver();
+        });
+        assert_ne!(seen, 0, "one is in memory");
+        assert_eq!(gate.parcels_in_memory(), 1);
+        // It goes to disk again: that is seen late at most.
+        let seen = gate.parcels_in_memory_while(|| gate.take().unwrap().ticket.drop_for(DropReason::Removed));
+        assert_eq!((seen, gate.parcels_in_memory()), (0, 0));
+        // As one that comes and ends in between.
+        let seen = gate.parcels_in_memory_while(|| {
+            from_disk(0);
+            deliver();
+        });
+        assert_eq!((seen, gate.parcels_in_memory(), gate.held_parcels()), (1, 0, 1));
     }
 
     #[test]

@@ -160,3 +160,51 @@ impl Fanout {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::push::tests::push;
+    use super::*;
+    use crate::runtime::clock;
+
+    /// A destination that has answered just now.
+    fn answering(index: usize) -> &'static Gate {
+        let gate = Gate::new(DestinationId(index), format!("d{index}"), u64::MAX);
+        gate.status.set_up(true);
+        gate.status.delivered(clock::now());
+        Box::leak(Box::new(gate))
+    }
+
+    #[test]
+    fn a_crowd_is_one_where_none_that_answers_keeps_up() {
+        let (slow, quick, silent) = (
+            answering(0),
+            answering(1),
+            Gate::new(DestinationId(2), "silent".into(), u64::MAX),
+        );
+        let silent: &'static Gate = Box::leak(Box::new(silent));
+        let all = Fanout::new(vec![silent, slow, quick], Overflow::DropOldest);
+        let crowd_before = |gates: &[&'static Gate]| {
+            let fanout = Fanout::new(gates.to_vec(), Overflow::DropOldest);
+            (0..100).for_each(|_| fanout.offer(&Arc::new(push(1, AckMode::Detached, 1))).unwrap());
+        };
+        let crowded = || all.crowded().map(|gate| gate.id.0);
+        assert_eq!(crowded(), None, "nothing waits");
+        crowd_before(&[slow, silent]);
+        assert_eq!(
+            crowded(),
+            None,
+            "one keeps up: the other is slow, which clients need not know"
+        );
+        crowd_before(&[quick]);
+        assert_eq!(crowded(), Some(0), "all that answer are behind: so are we");
+        while let Some(parcel) = slow.take() {
+            parcel.ticket.resolve(Outcome::Delivered);
+        }
+        assert_eq!(crowded(), None, "whichever of them keeps up");
+        slow.status.set_up(false);
+        assert_eq!(crowded(), Some(1), "one that is down does not keep up");
+        quick.status.set_up(false);
+        assert_eq!(crowded(), None, "nobody answers: nothing to wait for");
+    }
+}

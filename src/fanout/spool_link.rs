@@ -54,6 +54,8 @@ pub struct SpoolLink {
     waiting_bytes: AtomicU64,
     changed: Mutex<Option<StoreBounds>>,
     reads: AtomicBool,
+    /// Whether the keeper has begun to read something that is not in the books of memory yet.
+    is_reading: AtomicBool,
     /// Why what cannot be stored any more is dropped, once nothing new comes.
     last: OnceLock<DropReason>,
     is_finishing: AtomicBool,
@@ -109,6 +111,7 @@ impl SpoolLink {
             waiting_bytes: AtomicU64::new(0),
             changed: Mutex::new(None),
             reads: AtomicBool::new(true),
+            is_reading: AtomicBool::new(false),
             last: OnceLock::new(),
             is_finishing: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
@@ -216,14 +219,19 @@ impl SpoolLink {
         let _ = self.keeper.set(thread);
     }
 
-    /// Nothing comes back into memory from now on.
+    /// Nothing comes back into memory from now on, but for what is just being read: [`SpoolLink::has_stopped_reading`].
     pub fn stop_reading(&self) {
-        self.reads.store(false, Ordering::Release);
+        self.reads.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether nothing comes back into memory any more. What has come is in the gate's books then.
+    pub fn has_stopped_reading(&self) -> bool {
+        !self.reads.load(Ordering::SeqCst) && !self.is_reading.load(Ordering::SeqCst)
     }
 
     /// What is on disk may come back again.
     pub fn resume_reading(&self) {
-        self.reads.store(true, Ordering::Release);
+        self.reads.store(true, Ordering::SeqCst);
         self.wake();
     }
 
@@ -256,9 +264,17 @@ impl SpoolLink {
         self.wake();
     }
 
-    /// The keeper's side: whether parcels may come back into memory.
+    /// Whether parcels may come back into memory.
     pub fn may_read(&self) -> bool {
-        self.reads.load(Ordering::Acquire)
+        self.reads.load(Ordering::SeqCst)
+    }
+
+    /// The keeper's side: begins to read a parcel back, where that may be; it lasts until what is returned is dropped. It says
+    /// so first and asks then, and who stops it does the same, so that one of them sees the other.
+    pub fn begin_reading(&self) -> Option<Reading<'_>> {
+        self.is_reading.store(true, Ordering::SeqCst);
+        let reading = Reading(self);
+        self.may_read().then_some(reading)
     }
 
     /// The keeper's side: whether to end when all is stored.
@@ -314,6 +330,16 @@ impl SpoolLink {
     /// Whether there is nothing for the keeper to take.
     pub fn is_idle(&self) -> bool {
         self.to_store.1.is_empty() && self.returns.1.is_empty()
+    }
+}
+
+/// While this lives something is being read back.
+#[derive(Debug)]
+pub struct Reading<'a>(&'a SpoolLink);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.is_reading.store(false, Ordering::SeqCst);
     }
 }
 

@@ -119,17 +119,7 @@ pub async fn run(setup: CoreSetup) {
     let _ = ready.send(Ok(()));
     // Whoever waits for the cores to start must notice one that never sends: no sender may outlive the start.
     drop(ready);
-    loop {
-        tokio::select! {
-            biased;
-            () = phase::reached(&mut phase, Phase::Draining) => break,
-            Some(order) = orders.recv() => core.obey(order),
-        }
-    }
-    // What was ordered before the shutdown began still counts: pushes may be on their way to a destination that is to start.
-    while let Ok(order) = orders.try_recv() {
-        core.obey(order);
-    }
+    obey_until_draining(&mut phase, &mut orders, |order| core.obey(order)).await;
     drop(orders);
     let destinations = &core.destinations;
     destinations.iter().for_each(|destination| destination.hurry());
@@ -139,4 +129,62 @@ pub async fn run(setup: CoreSetup) {
         .for_each(|destination| destination.give_up(DropReason::Shutdown));
     phase::reached(&mut phase, Phase::Leaving).await;
     destinations.iter().for_each(|destination| destination.leave());
+}
+
+/// Carries out what is ordered until a shutdown begins, all that was ordered before it included: pushes may be on their way to
+/// a destination that is to start.
+async fn obey_until_draining<T>(
+    phase: &mut PhaseReceiver,
+    orders: &mut mpsc::UnboundedReceiver<T>,
+    mut obey: impl FnMut(T),
+) {
+    loop {
+        tokio::select! {
+            biased;
+            () = phase::reached(phase, Phase::Draining) => break,
+            Some(order) = orders.recv() => obey(order),
+        }
+    }
+    while let Ok(order) = orders.try_recv() {
+        obey(order);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_ordered_before_a_shutdown_is_carried_out() {
+        let (phases, mut phase) = watch::channel(Phase::Serving);
+        let (giving, mut orders) = mpsc::unbounded_channel();
+        (0..5).for_each(|order| giving.send(order).expect("the core is there"));
+        // The core has slept meanwhile, and learns of both in one turn.
+        phases.send_replace(Phase::Draining);
+        let mut obeyed = Vec::new();
+        obey_until_draining(&mut phase, &mut orders, |order| obeyed.push(order)).await;
+        assert_eq!(obeyed, [0, 1, 2, 3, 4]);
+    }
+
+    #[tokio::test]
+    async fn orders_are_carried_out_as_they_come() {
+        let (phases, mut phase) = watch::channel(Phase::Serving);
+        let (giving, mut orders) = mpsc::unbounded_channel();
+        giving.send(0).expect("the core is there");
+        let mut obeyed = Vec::new();
+        let deadline = std::time::Duration::from_secs(10);
+        let obeying = obey_until_draining(&mut phase, &mut orders, |order| {
+            obeyed.push(order);
+            match order {
+                0..3 => drop(giving.send(order + 1)),
+                _ => drop(phases.send_replace(Phase::GivingUp)),
+            }
+        });
+        tokio::time::timeout(deadline, obeying)
+            .await
+            .expect("a shutdown ends it");
+        assert_eq!(obeyed, [0, 1, 2, 3]);
+    }
 }

@@ -60,7 +60,7 @@ enum Stage {
     Delivering { delivered: u64, moved: Mono },
     /// What waits is given up, what is on the wire ends.
     GivingUp,
-    /// Nothing waits; its core, its archive and its spool come to their end.
+    /// Nothing waits; its core or its archive comes to its end, then its spool.
     Ending(Option<oneshot::Receiver<()>>),
     /// Its spool is being deleted.
     Deleting(oneshot::Receiver<anyhow::Result<Sums>>),
@@ -236,8 +236,7 @@ impl Leaving {
                 // Whoever held one has let go of it after his last offer: that is seen from here on.
                 fence(Ordering::Acquire);
                 let is_cut_off = self.fanouts.is_empty();
-                // Two readings: each is made of two counters, and a parcel that moves in between may be missed by one.
-                let is_empty = gate.parcels_in_memory() == 0 && gate.parcels_in_memory() == 0;
+                let is_empty = self.running.is_empty();
                 let delivered_now = gate.books().delivered.parcels;
                 if is_empty && is_cut_off {
                     self.end(control);
@@ -247,7 +246,7 @@ impl Leaving {
                     self.give_up(control);
                 }
             }
-            Stage::GivingUp if gate.parcels_in_memory() == 0 => self.end(control),
+            Stage::GivingUp if self.running.is_empty() => self.end(control),
             // Again: an attempt that has failed since waits for its next one.
             Stage::GivingUp => self.tell_core(control, Order::GiveUp),
             Stage::Ending(report) => {
@@ -261,17 +260,15 @@ impl Leaving {
                     .running
                     .archive()
                     .is_none_or(|(_, thread)| thread.is_finished());
-                let has_spool_ended = self
-                    .running
-                    .spool
-                    .as_ref()
-                    .is_none_or(|spool| spool.is_finished());
-                if !(has_reported && has_archive_ended && has_spool_ended) {
+                if !(has_reported && has_archive_ended) {
                     return false;
                 }
-                // What its spool was just reading when everything else was empty came back to nobody. It stays on disk.
-                while let Some(parcel) = gate.take() {
-                    parcel.ticket.drop_for(DropReason::Removed);
+                // Not before: whoever ended the last parcel tells the spool so, and what it is not told is sent again.
+                if let Some(spool) = &self.running.spool {
+                    spool.finish();
+                    if !spool.is_finished() {
+                        return false;
+                    }
                 }
                 return self.settle_spool(control);
             }
@@ -319,9 +316,6 @@ impl Leaving {
         });
         if let Some((archive, _)) = self.running.archive() {
             archive.give_up_removed();
-        }
-        if let Some(spool) = &self.running.spool {
-            spool.finish();
         }
         self.stage = Stage::Ending(report);
     }
@@ -378,5 +372,241 @@ fn note_deleted(gate: &Gate, deleted: anyhow::Result<Sums>) {
         Err(error) => {
             tracing::error!(destination = %gate.name, error = format!("{error:#}"), "a spool cannot be deleted");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::config::{Flags, Host, Overflow, Plan, SpoolSync};
+    use crate::fanout::push::tests::push;
+    use crate::fanout::{AckMode, DestinationId, Outcome, Parcel, RecordId, SpoolLink, Ticket};
+    use crate::gateway::destinations::{Errands, Work};
+    use crate::gateway::spools::SpoolThread;
+    use crate::outbound::head::Trace;
+    use crate::runtime::clock::Wall;
+    use crate::runtime::pool::MemoryBudget;
+    use crate::spool::fake::{FakeDisk, Faults};
+    use crate::spool::keeper::{Keeper, Rules};
+    use crate::spool::{Store, StoreLimits};
+
+    /// The flags of `pyrotee run`, read as the program reads them.
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    /// A destination that was removed and that nobody offers to any more; its core and its spool's thread are the test.
+    struct Scene {
+        control: Rc<Control>,
+        orders: mpsc::UnboundedReceiver<Order>,
+        leaving: Leaving,
+        gate: &'static Gate,
+        link: &'static SpoolLink,
+    }
+
+    impl Scene {
+        fn new(patience: Duration) -> Self {
+            let flags = Line::try_parse_from(["x", "--to", "a=http://127.0.0.1:1"]);
+            let host = Host {
+                cpus: vec![0],
+                cpu_quota: None,
+            };
+            let plan = Plan::new(&flags.expect("flags").flags, &host).expect("a plan");
+            let plan = Arc::new(plan);
+            let gate = Gate::new(DestinationId(0), "a".into(), u64::MAX);
+            let gate: &'static Gate = Box::leak(Box::new(gate.with_spool(SpoolLink::new(false, u64::MAX))));
+            let link = gate.spool().expect("given");
+            // Ends as a keeper does that has nothing left.
+            let thread = std::thread::spawn(|| {
+                link.set_keeper(std::thread::current());
+                while !link.is_finishing() {
+                    std::thread::park();
+                }
+            });
+            let (calls, _) = mpsc::channel(1);
+            let running = Running {
+                plan: Arc::new(plan.destinations[0].clone()),
+                gate,
+                work: Work::Server {
+                    core: 0,
+                    calls,
+                    trace: Trace::default(),
+                },
+                spool: Some(SpoolThread::played(link, thread)),
+                errands: Errands::default(),
+            };
+            let (giving, orders) = mpsc::unbounded_channel();
+            let in_force = ArcSwap::from_pointee(InForce {
+                plan,
+                destinations: Vec::new(),
+            });
+            let stage = Stage::Delivering {
+                delivered: 0,
+                moved: clock::now(),
+            };
+            Self {
+                control: Control::new(vec![giving], None, Arc::new(in_force)),
+                orders,
+                leaving: Leaving {
+                    running,
+                    fanouts: Vec::new(),
+                    patience,
+                    stage,
+                },
+                gate,
+                link,
+            }
+        }
+
+        fn step(&mut self) -> bool {
+            self.leaving.step(&self.control)
+        }
+
+        fn order(&mut self) -> Option<Order> {
+            self.orders.try_recv().ok()
+        }
+
+        /// A parcel that was on disk alone comes back.
+        fn restore(&self) {
+            let record = RecordId {
+                segment: 1,
+                index: 0,
+                profiles: 1,
+                bytes: 7,
+                profile_bytes: 7,
+            };
+            let push = Arc::new(push(7, AckMode::Detached, 1));
+            let ticket = Ticket::restored(push, self.gate, record);
+            self.gate.forward(Parcel::new(ticket));
+        }
+
+        fn recover_one(&self) {
+            self.gate.recover(Amount {
+                parcels: 1,
+                bytes: 7,
+                profiles: 1,
+                profile_bytes: 7,
+            });
+        }
+    }
+
+    const NEVER: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn it_stays_while_its_spool_reads_something_back() {
+        let mut scene = Scene::new(NEVER);
+        scene.recover_one();
+        let reading = scene.link.begin_reading().expect("it may read");
+        scene.link.stop_reading();
+        assert!(
+            !scene.step() && scene.leaving.can_return(),
+            "its spool is reading"
+        );
+        scene.restore();
+        drop(reading);
+        assert!(scene.link.begin_reading().is_none(), "it may read no more");
+        assert!(!scene.step() && scene.leaving.can_return(), "what was read waits");
+        let read = scene.gate.take().expect("it was read");
+        read.ticket.resolve(Outcome::Delivered);
+        assert!(scene.order().is_none());
+        assert!(!scene.step() && !scene.leaving.can_return());
+        assert!(matches!(scene.order(), Some(Order::End(_))));
+        assert_eq!(scene.gate.books().delivered.parcels, 1);
+    }
+
+    #[test]
+    fn giving_up_waits_for_what_is_being_read_too() {
+        let mut scene = Scene::new(Duration::ZERO);
+        scene.recover_one();
+        let reading = scene.link.begin_reading().expect("it may read");
+        scene.link.stop_reading();
+        assert!(!scene.step() && !scene.step(), "it takes nothing");
+        scene.restore();
+        drop(reading);
+        assert!(!scene.step());
+        let read = scene.gate.take().expect("it was read");
+        scene.gate.evict(read, DropReason::Removed);
+        assert!(!scene.step());
+        let mut all = std::iter::from_fn(|| scene.orders.try_recv().ok()).collect::<Vec<_>>();
+        assert!(matches!(all.pop(), Some(Order::Report(_))));
+        assert!(matches!(all.pop(), Some(Order::End(_))));
+        assert!(all.iter().all(|order| matches!(order, Order::GiveUp(_))) && !all.is_empty());
+        let books = scene.gate.books();
+        assert_eq!((books.spooled_parcels, books.dropped_total().parcels), (1, 0));
+    }
+
+    #[test]
+    fn its_spool_hears_what_became_of_the_last_parcel() {
+        let mut scene = Scene::new(NEVER);
+        scene.link.stop_reading();
+        assert!(!scene.step());
+        assert!(matches!(scene.order(), Some(Order::End(_))));
+        let Some(Order::Report(done)) = scene.order() else {
+            panic!("its core has to say that it has ended");
+        };
+        assert!(!scene.step());
+        assert!(
+            !scene.link.is_finishing(),
+            "its core may still be about to tell it"
+        );
+        done.send(()).expect("it is waited for");
+        let deadline = clock::now().after(Duration::from_secs(10));
+        while !scene.step() {
+            assert!(clock::now() < deadline, "it does not go");
+            std::thread::yield_now();
+        }
+        assert!(scene.link.is_finishing());
+    }
+
+    #[test]
+    fn what_it_cannot_store_is_dropped_as_removed() {
+        let mut scene = Scene::new(Duration::ZERO);
+        let gate = scene.gate;
+        scene.link.stop_reading();
+        let disk = FakeDisk::new(0);
+        let limits = StoreLimits {
+            bytes_max: 1 << 20,
+            segment_bytes_max: 1 << 16,
+        };
+        let (store, _) = Store::open(disk.clone(), limits).expect("it can be listed");
+        let rules = Rules {
+            max_age: NEVER,
+            sync: SpoolSync::Never,
+            drops_oldest: true,
+        };
+        let wall = Wall {
+            unix_ms: 0,
+            boot_ms: 0,
+        };
+        let keeper = Keeper::new(gate, store, MemoryBudget::new(1 << 20), rules, (wall, 0));
+        let mut keeper = keeper.expect("it has a spool");
+        let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
+        let mut one = push(7, AckMode::Detached, 1);
+        one.segments.push(Bytes::from_static(b"profile"));
+        fanout.offer(&Arc::new(one)).expect("there is room");
+        disk.set_faults(Faults {
+            read_only: true,
+            ..Faults::default()
+        });
+        assert!(!scene.step(), "it takes nothing");
+        assert!(matches!(scene.order(), Some(Order::GiveUp(_))));
+        // As its core does.
+        gate.evict(gate.take().expect("it was offered"), DropReason::Removed);
+        // A shutdown that begins now changes nothing of that.
+        scene.link.set_last(DropReason::Shutdown);
+        keeper.step(clock::now(), wall);
+        let books = gate.books();
+        let dropped = |reason: DropReason| books.dropped[reason.index()].parcels;
+        assert_eq!(
+            (dropped(DropReason::Removed), dropped(DropReason::Shutdown)),
+            (1, 0)
+        );
+        assert_eq!(scene.link.last(), Some(DropReason::Removed));
+        assert!(!scene.step() && matches!(scene.order(), Some(Order::End(_))));
     }
 }

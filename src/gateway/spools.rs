@@ -97,6 +97,12 @@ impl OpenedSpool {
 }
 
 impl SpoolThread {
+    /// A keeper that is what a test makes of its end of the link.
+    #[cfg(test)]
+    pub(super) fn played(link: &'static SpoolLink, thread: JoinHandle<()>) -> Self {
+        Self { link, thread }
+    }
+
     /// Goes on with other limits.
     pub fn change(&self, gate: &Gate, one: &DestinationPlan) {
         let disk_bytes_max = one.spool_limit.unwrap_or_default();
@@ -115,6 +121,11 @@ impl SpoolThread {
     /// Nothing more comes back into memory: a shutdown has begun, or its destination is removed.
     pub fn stop_reading(&self) {
         self.link.stop_reading();
+    }
+
+    /// Whether nothing comes back into memory any more, after [`SpoolThread::stop_reading`].
+    pub fn has_stopped_reading(&self) -> bool {
+        self.link.has_stopped_reading()
     }
 
     /// What is on disk comes back again: its destination has been removed, and is there again.

@@ -181,15 +181,17 @@ impl ResponseError {
     }
 }
 
-/// How long a destination asks us to wait (RFC 9110 section 10.2.3): seconds, or an IMF-fixdate compared with
-/// `now_unix_secs` (seconds since 1970). At most `RETRY_AFTER_MAX`; a date in the past is zero; anything
-/// else, the obsolete date forms included, is `None`.
-pub fn parse_retry_after(value: &[u8], now_unix_secs: u64) -> Option<Duration> {
+/// How long a destination asks us to wait (RFC 9110 section 10.2.3): seconds, or an IMF-fixdate compared with the `Date` of
+/// the same answer, `date`, so that it does not matter what our clock shows; with `now_unix_secs` (seconds since 1970)
+/// where there is none that can be read. At most `RETRY_AFTER_MAX`; a date in the past is zero; anything else, the obsolete
+/// date forms included, is `None`.
+pub fn parse_retry_after(value: &[u8], date: Option<&[u8]>, now_unix_secs: u64) -> Option<Duration> {
     let value = trim(value);
     let seconds = if value.first()?.is_ascii_digit() {
         parse_digits(value)?
     } else {
-        parse_fixdate(value)?.saturating_sub(now_unix_secs)
+        let theirs = date.and_then(|date| parse_fixdate(trim(date)));
+        parse_fixdate(value)?.saturating_sub(theirs.unwrap_or(now_unix_secs))
     };
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
@@ -204,9 +206,10 @@ pub fn fuzz_response(data: &[u8]) {
                 (100..600).contains(&head.status) && head.status != 101,
                 "a status is in range"
             );
+            let date = head.values(&data[..head.bytes], "date").next();
             for value in head.values(&data[..head.bytes], "retry-after") {
                 assert!(
-                    parse_retry_after(value, 0).is_none_or(|wait| wait <= RETRY_AFTER_MAX),
+                    parse_retry_after(value, date, 0).is_none_or(|wait| wait <= RETRY_AFTER_MAX),
                     "a wait is bounded"
                 );
             }
@@ -436,7 +439,7 @@ mod tests {
             #[test]
             fn $name() {
                 let expected: Option<u64> = $expected;
-                assert_eq!(parse_retry_after($value.as_ref(), $now), expected.map(Duration::from_secs));
+                assert_eq!(parse_retry_after($value.as_ref(), None, $now), expected.map(Duration::from_secs));
             }
         )*};
     }
@@ -472,6 +475,46 @@ mod tests {
         wait_date_850: "Sunday, 06-Nov-94 08:49:37 GMT", 0 => None;
         wait_date_asctime: "Sun Nov  6 08:49:37 1994", 0 => None;
         wait_date_signed_day: "Sun, +6 Nov 1994 08:49:37 GMT", 0 => None;
+    }
+
+    #[test]
+    fn a_date_is_compared_with_the_date_of_the_same_answer() {
+        const ASKED: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+        for (name, date, now, expected) in [
+            (
+                "our clock is a day late",
+                "Sun, 06 Nov 1994 08:49:30 GMT",
+                784_025_377,
+                7,
+            ),
+            (
+                "our clock is a day early",
+                "Sun, 06 Nov 1994 08:49:30 GMT",
+                784_198_177,
+                7,
+            ),
+            ("our clock was never set", "Sun, 06 Nov 1994 08:49:30 GMT", 0, 7),
+            (
+                "it was over when it was sent",
+                "Sun, 06 Nov 1994 08:50:00 GMT",
+                784_111_700,
+                0,
+            ),
+            (
+                "their clock was never set",
+                "Thu, 01 Jan 1970 00:00:00 GMT",
+                784_111_700,
+                86_400,
+            ),
+            ("spaces", " Sun, 06 Nov 1994 08:49:30 GMT\t", 0, 7),
+            ("no date that can be read", "yesterday", 784_111_770, 7),
+            ("an empty one", "", 784_111_770, 7),
+        ] {
+            let wait = parse_retry_after(ASKED, Some(date.as_bytes()), now);
+            assert_eq!(wait, Some(Duration::from_secs(expected)), "{name}");
+            let wait = parse_retry_after(b"7", Some(date.as_bytes()), now);
+            assert_eq!(wait, Some(Duration::from_secs(7)), "{name}: seconds are seconds");
+        }
     }
 
     /// Responses that are nearly right.

@@ -564,9 +564,10 @@ async fn finish(
     let mut reply = Reply {
         status: head.status,
         content_type: head.value(received, "content-type").map(<[u8]>::to_vec),
-        retry_after: head
-            .value(received, "retry-after")
-            .and_then(|value| parse_retry_after(value, clock::unix_now().as_secs())),
+        retry_after: head.value(received, "retry-after").and_then(|value| {
+            let date = head.value(received, "date");
+            parse_retry_after(value, date, clock::unix_now().as_secs())
+        }),
         location: head.value(received, "location").map(<[u8]>::to_vec),
         body: Vec::new(),
     };

@@ -113,6 +113,29 @@ mod tests {
     }
 
     #[test]
+    fn a_look_that_comes_too_soon_changes_nothing() {
+        let load = Load::of_this_thread();
+        // Nothing was needed until a moment that is yet to come: whatever is read now would be more than all of the time since.
+        let soon = clock::now().after(Duration::from_secs(3_600));
+        load.last.set(Reading {
+            at: soon,
+            needed: Duration::ZERO,
+        });
+        load.busy.set(false);
+        load.look();
+        assert!(!load.busy.get(), "a verdict over no time at all");
+        assert_eq!(
+            load.last.get().at,
+            soon,
+            "the next one goes back over the whole time"
+        );
+        // One that is due looks.
+        load.last.set(Reading::default());
+        load.look();
+        assert!(load.last.get().at > Mono::default());
+    }
+
+    #[test]
     fn a_thread_that_spins_is_busy_and_one_that_sleeps_is_not() {
         let load = Load::of_this_thread();
         let deadline = clock::now().after(Duration::from_secs(20));

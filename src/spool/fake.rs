@@ -55,6 +55,16 @@ struct State {
     names_synced: BTreeMap<String, usize>,
     faults: Faults,
     random: fastrand::Rng,
+    on_read: Option<OnRead>,
+}
+
+/// What happens elsewhere while something is being read.
+struct OnRead(Box<dyn FnMut() + Send>);
+
+impl std::fmt::Debug for OnRead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnRead")
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -79,11 +89,17 @@ impl FakeDisk {
             names_synced: BTreeMap::new(),
             faults: Faults::default(),
             random: fastrand::Rng::with_seed(seed),
+            on_read: None,
         })))
     }
 
     pub(crate) fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
+    }
+
+    /// Calls `happens` in the middle of each read.
+    pub(crate) fn on_read(&self, happens: impl FnMut() + Send + 'static) {
+        self.state().on_read = Some(OnRead(Box::new(happens)));
     }
 
     /// Bytes in all files.
@@ -351,6 +367,9 @@ impl Disk for FakeDisk {
     fn read_at(&self, file: &FakeFile, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let mut state = self.state();
         state.enter(Operation::Read)?;
+        if let Some(OnRead(happens)) = &mut state.on_read {
+            happens();
+        }
         let bytes = state.inodes[file.0]
             .bytes
             .get(offset as usize..)
@@ -363,6 +382,9 @@ impl Disk for FakeDisk {
     fn read_behind(&self, file: &FakeFile, offset: u64, into: &mut Vec<u8>) -> io::Result<usize> {
         let mut state = self.state();
         state.enter(Operation::Read)?;
+        if let Some(OnRead(happens)) = &mut state.on_read {
+            happens();
+        }
         let bytes = state.inodes[file.0]
             .bytes
             .get(offset as usize..)

@@ -367,7 +367,10 @@ impl<D: Disk> Keeper<D> {
 
     /// Reads back what there is room for. Returns when to look again.
     fn restore(&mut self, now: Mono, wall: Wall) -> Mono {
-        while self.link.may_read() && self.out.len() < OUT_PARCELS_MAX && self.out_bytes < OUT_BYTES_MAX {
+        while self.out.len() < OUT_PARCELS_MAX
+            && self.out_bytes < OUT_BYTES_MAX
+            && let Some(_reading) = self.link.begin_reading()
+        {
             let before = self.store.totals();
             let meta = self.store.peek();
             self.note_lost(before);
@@ -533,5 +536,64 @@ fn amount(sums: Sums) -> Amount {
         bytes: sums.bytes,
         profiles: sums.profiles,
         profile_bytes: sums.profile_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::config::Overflow;
+    use crate::fanout::push::tests::push;
+    use crate::fanout::{DestinationId, Fanout};
+    use crate::spool::fake::FakeDisk;
+
+    #[test]
+    fn who_stops_it_knows_whether_it_is_reading() {
+        let gate = Gate::new(DestinationId(0), "a".into(), u64::MAX);
+        let gate: &'static Gate = Box::leak(Box::new(gate.with_spool(SpoolLink::new(false, u64::MAX))));
+        let link = gate.spool().expect("given");
+        let disk = FakeDisk::new(0);
+        let limits = StoreLimits {
+            bytes_max: 1 << 20,
+            segment_bytes_max: 1 << 16,
+        };
+        let (store, _) = Store::open(disk.clone(), limits).expect("it can be listed");
+        let rules = Rules {
+            max_age: Duration::from_secs(3_600),
+            sync: SpoolSync::Never,
+            drops_oldest: true,
+        };
+        let wall = Wall {
+            unix_ms: 0,
+            boot_ms: 0,
+        };
+        let keeper = Keeper::new(gate, store, MemoryBudget::new(1 << 20), rules, (wall, 0));
+        let mut keeper = keeper.expect("it has a spool");
+        let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
+        for _ in 0..2 {
+            let mut one = push(7, AckMode::Detached, 1);
+            one.segments.push(Bytes::from_static(b"profile"));
+            fanout.offer(&Arc::new(one)).expect("there is room");
+            gate.spool_away(gate.take().expect("offered"))
+                .expect("it has room");
+        }
+        let reads: &'static AtomicUsize = Box::leak(Box::default());
+        disk.on_read(|| {
+            link.stop_reading();
+            assert!(!link.has_stopped_reading(), "this very parcel will come");
+            reads.fetch_add(1, Ordering::Relaxed);
+        });
+        keeper.step(clock::now(), wall);
+        assert!(reads.load(Ordering::Relaxed) > 0);
+        assert!(link.has_stopped_reading());
+        assert_eq!(
+            gate.parcels_in_memory(),
+            1,
+            "the one that was being read, and no other"
+        );
+        keeper.step(clock::now(), wall);
+        assert_eq!(gate.parcels_in_memory(), 1);
     }
 }
