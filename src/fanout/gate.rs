@@ -391,7 +391,7 @@ impl Gate {
                 Err(_) => break,
             }
         }
-        self.doorbell.ring();
+        self.doorbell.call();
     }
 
     /// Takes a parcel out of memory: to the spool where it can go there, else it is dropped for `reason`.

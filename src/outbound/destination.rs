@@ -1,6 +1,7 @@
 //! One destination on its writer core: a dispatcher that hands parcels out, and lanes that carry them.
 //!
 //! ```text
+//!  offered on this core ─▶ desk.accept, and what may go at once goes the same way
 //!  doorbell ─▶ dispatcher: desk.accept, then a parcel for each idle lane (or a new lane) while the window allows
 //!  lane: carry its parcel ─▶ desk.conclude | desk.trouble ─▶ desk.next ─┬▶ the next one, at once
 //!                                                                        └▶ idle, until the dispatcher hands it one
@@ -170,6 +171,12 @@ impl Destination {
             lanes: RefCell::new(Vec::new()),
             turn: Cell::new(0),
         });
+        let attendant = Rc::downgrade(&destination);
+        gate.doorbell.attend(move || {
+            if let Some(destination) = attendant.upgrade() {
+                destination.dispatch_now();
+            }
+        });
         monoio::spawn(destination.clone().dispatch());
         monoio::spawn(destination.clone().tidy());
         if let Some(calls) = calls {
@@ -195,6 +202,7 @@ impl Destination {
 
     /// Ends its tasks. Nothing may wait or be in flight, and nothing may come any more.
     pub fn end(&self) {
+        self.gate.doorbell.dismiss_attendant();
         self.has_ended.set(true);
         self.dismiss_idle();
         self.gate.doorbell.ring();
@@ -266,6 +274,19 @@ impl Destination {
             &self.sweeper,
         );
         connection.await.map(Box::new)
+    }
+
+    /// Hands out what has just been offered on this core, in the turn of the client that it came from: so the sends of one push
+    /// follow each other, and all but the first read its body from the cache. What has to wait is the dispatcher's.
+    fn dispatch_now(self: &Rc<Self>) {
+        let now = clock::recent();
+        self.desk.borrow_mut().accept(self.gate, now);
+        while let Some(parcel) = self.next(now) {
+            self.hand_out(parcel, now);
+        }
+        if !self.desk.borrow().is_empty() {
+            self.gate.doorbell.ring();
+        }
     }
 
     async fn dispatch(self: Rc<Self>) {
