@@ -243,6 +243,12 @@ fn grpc_refusals_are_trailers_only(engine: &str) {
             frame_of(1, b"no gzip"),
             "3",
         ),
+        (
+            "trailers in a frame, as in gRPC-Web",
+            None,
+            [&good[..], &frame_of(0x80, b"a: b\r\n")].concat(),
+            "13",
+        ),
         ("bad timeout", Some(("grpc-timeout", "soon")), good.clone(), "3"),
         ("no time left", Some(("grpc-timeout", "0S")), good.clone(), "4"),
         ("no protobuf", None, frame_of(0, b"\xff\xff\xff"), "3"),

@@ -520,8 +520,8 @@ fn parse_target(text: &str) -> Result<Address, String> {
         });
     }
     let default_port = match text.split_once("://") {
-        Some(("http", _)) => 80,
-        Some(("https", _)) => 443,
+        Some((scheme, _)) if scheme.eq_ignore_ascii_case("http") => 80,
+        Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => 443,
         _ => {
             return Err(
                 "is no destination; write http://HOST[:PORT][/PATH], https://HOST[:PORT][/PATH] or file:DIR"
@@ -693,6 +693,12 @@ mod tests {
             ),
             ("https://a/b", "a", "/b/ingest", "/b/push.v1.PusherService/Push"),
             ("https://a:80", "a:80", "/ingest", "/push.v1.PusherService/Push"),
+            (
+                "HTTP://A:1/B",
+                "a:1",
+                "/B/ingest",
+                "/B/push.v1.PusherService/Push",
+            ),
             (
                 "http://[::1]:9/",
                 "[::1]:9",

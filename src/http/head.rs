@@ -496,8 +496,7 @@ fn parse_absolute(target: &[u8], at: usize) -> Result<Target, HeadError> {
     let rest = &target[authority_start..];
     let authority_len = memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(authority_len);
-    let host_empty = authority.is_empty() || authority[0] == b':';
-    if host_empty || !authority.iter().all(|&byte| is_host_byte(byte)) {
+    if !is_authority(authority) {
         return Err(HeadError::TargetAuthority);
     }
     let tail_at = at + authority_start + authority_len;
@@ -507,6 +506,31 @@ fn parse_absolute(target: &[u8], at: usize) -> Result<Target, HeadError> {
         split.path = Span::new(at + authority_start - 1, at + authority_start);
     }
     Ok(split)
+}
+
+/// `uri-host [":" port]` as Go takes it in a URL: a name without percent-escapes or an address in brackets, and a port of
+/// digits, perhaps none.
+fn is_authority(authority: &[u8]) -> bool {
+    let (host, port, is_host): (_, _, fn(&u8) -> bool) = match authority.strip_prefix(b"[") {
+        Some(rest) => match memchr(b']', rest) {
+            Some(end) => (&rest[..end], &rest[end + 1..], is_address_byte),
+            None => return false,
+        },
+        None => {
+            let (host, port) = authority.split_at(memchr(b':', authority).unwrap_or(authority.len()));
+            (host, port, is_name_byte)
+        }
+    };
+    let is_port = matches!(port, [b':', digits @ ..] if digits.iter().all(u8::is_ascii_digit));
+    !host.is_empty() && host.iter().all(is_host) && (port.is_empty() || is_port)
+}
+
+fn is_name_byte(byte: &u8) -> bool {
+    is_host_byte(*byte) && !matches!(byte, b'%' | b'[' | b']')
+}
+
+fn is_address_byte(byte: &u8) -> bool {
+    byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.')
 }
 
 /// Cuts at the first `?`.
@@ -618,6 +642,14 @@ mod tests {
         target_absolute_no_path: "GET http://h HTTP/1.1\r\nHost: h\r\n\r\n" => "Get / Length(0) keep";
         target_absolute_query_only: "GET http://h?a=/ HTTP/1.1\r\nHost: h\r\n\r\n" => "Get / ?a=/ Length(0) keep";
         target_absolute_no_host: "GET http:///a HTTP/1.1\r\nHost: h\r\n\r\n" => "400 target_authority";
+        target_absolute_escape: "GET http://o%74her/a HTTP/1.1\r\nHost: h\r\n\r\n" => "400 target_authority";
+        target_absolute_bad_port: "GET http://h:80x/a HTTP/1.1\r\nHost: h\r\n\r\n" => "400 target_authority";
+        target_absolute_two_ports: "GET http://h:80:80/a HTTP/1.1\r\nHost: h\r\n\r\n" => "400 target_authority";
+        target_absolute_scheme_twice: "GET http://h:1http://h/a HTTP/1.1\r\nHost: h\r\n\r\n" => "400 target_authority";
+        target_absolute_open_bracket: "GET http://[::1/a HTTP/1.1\r\nHost: h\r\n\r\n" => "400 target_authority";
+        target_absolute_behind_bracket: "GET http://[::1]x/a HTTP/1.1\r\nHost: h\r\n\r\n" => "400 target_authority";
+        target_absolute_no_address: "GET http://[g]/a HTTP/1.1\r\nHost: h\r\n\r\n" => "400 target_authority";
+        target_absolute_empty_port: "GET http://h:/a HTTP/1.1\r\nHost: h\r\n\r\n" => "Get /a Length(0) keep";
         target_absolute_port_only: "GET http://:80/a HTTP/1.1\r\nHost: h\r\n\r\n" => "400 target_authority";
         target_absolute_still_needs_host: "GET http://h/a HTTP/1.1\r\n\r\n" => "400 host_missing";
         target_other_scheme: "GET ftp://h/a HTTP/1.1\r\nHost: h\r\n\r\n" => "400 target_form";

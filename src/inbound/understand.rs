@@ -642,8 +642,9 @@ pub fn message(
 ) -> Result<SmallVec<[Bytes; 4]>, Refusal> {
     let mut segments = body.segments;
     let mut is_gzipped = dress.gzip_request && body.bytes > 0;
-    if dress.codec.protocol() != Protocol::Connect {
-        let message = grpc_web::unframe(&segments, dress.gzip_request)?;
+    let protocol = dress.codec.protocol();
+    if protocol != Protocol::Connect {
+        let message = grpc_web::unframe(&segments, dress.gzip_request, protocol == Protocol::GrpcWeb)?;
         is_gzipped = message.compressed;
         segments = message.segments;
         if segments.is_empty() && dress.codec.is_json() {

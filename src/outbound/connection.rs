@@ -26,6 +26,7 @@ use crate::http::{
     ChunkLimits, ChunkedDecoder, HeadLimits, Piece, Progress, ResponseError, ResponseFraming, ResponseHead,
     ResponseReader, parse_retry_after,
 };
+use crate::profile::inflate;
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::descriptors::{self, SHORTAGE_PAUSE, Side};
 use crate::runtime::socket;
@@ -580,6 +581,8 @@ async fn finish(
             reusable: true,
         });
     }
+    // A Push says that it takes gzip, and what a refusal says has a code (WIRE.md 4.2).
+    let is_gzip = head.status >= 300 && head.value(received, "content-encoding") == Some(b"gzip");
     received.drain(..head.bytes);
     let whole = match head.framing {
         ResponseFraming::Empty | ResponseFraming::Length(0) => received.is_empty(),
@@ -620,6 +623,9 @@ async fn finish(
             }
         }
     };
+    if is_gzip {
+        reply.body = inflate::beginning(&reply.body, BODY_BYTES_KEPT);
+    }
     Ok(Exchanged {
         reply: Rc::new(reply),
         reusable: whole && head.keep_alive,

@@ -70,23 +70,27 @@ impl FrameError {
     }
 }
 
-/// Takes the one message out of a request's body. `gzip_declared` says that `Grpc-Encoding` is gzip.
-/// Nothing is copied; the message's bytes are not inspected.
-pub fn unframe(body: &[Bytes], gzip_declared: bool) -> Result<Message, FrameError> {
+/// Takes the one message out of a request's body. `gzip_declared` says that `Grpc-Encoding` is gzip, `is_web` that trailers
+/// are a frame: those of gRPC itself are HTTP's. Nothing is copied; the message's bytes are not inspected.
+pub fn unframe(body: &[Bytes], gzip_declared: bool, is_web: bool) -> Result<Message, FrameError> {
     let mut cursor = Cursor {
         body,
         segment: 0,
         offset: 0,
     };
-    let message = read_frame(&mut cursor, gzip_declared)?.ok_or(FrameError::Zero)?;
-    match read_frame(&mut cursor, gzip_declared)? {
+    let message = read_frame(&mut cursor, gzip_declared, is_web)?.ok_or(FrameError::Zero)?;
+    match read_frame(&mut cursor, gzip_declared, is_web)? {
         None => Ok(message),
         Some(_) => Err(FrameError::Multiple),
     }
 }
 
 /// Reads one frame; `None` at the end of the body or at a trailers frame, which must be the last.
-fn read_frame(cursor: &mut Cursor<'_>, gzip_declared: bool) -> Result<Option<Message>, FrameError> {
+fn read_frame(
+    cursor: &mut Cursor<'_>,
+    gzip_declared: bool,
+    is_web: bool,
+) -> Result<Option<Message>, FrameError> {
     let mut head = [0; HEAD_BYTES];
     match cursor.fill(&mut head) {
         0 => return Ok(None),
@@ -105,7 +109,7 @@ fn read_frame(cursor: &mut Cursor<'_>, gzip_declared: bool) -> Result<Option<Mes
             compressed: compressed && length > 0,
             segments,
         })),
-        other if other & TRAILERS != 0 && cursor.fill(&mut [0]) == 0 => Ok(None),
+        other if is_web && other & TRAILERS != 0 && cursor.fill(&mut [0]) == 0 => Ok(None),
         _ => Err(FrameError::Flags),
     }
 }
@@ -245,9 +249,9 @@ pub fn fuzz_grpc_web(data: &[u8]) {
     let gzip_declared = control & 1 == 1;
     let step = usize::from(control >> 1) % 13 + 1;
     let join = |message: Message| (message.compressed, message.segments.concat());
-    let whole = unframe(&[Bytes::copy_from_slice(body)], gzip_declared).map(join);
+    let whole = unframe(&[Bytes::copy_from_slice(body)], gzip_declared, true).map(join);
     let cut: Vec<Bytes> = body.chunks(step).map(Bytes::copy_from_slice).collect();
-    assert_eq!(whole, unframe(&cut, gzip_declared).map(join));
+    assert_eq!(whole, unframe(&cut, gzip_declared, true).map(join));
     if let Ok((compressed, message)) = whole {
         let mut framed = Vec::new();
         write_message(&message, compressed, &mut framed);
@@ -278,6 +282,20 @@ mod tests {
             .iter()
             .flat_map(|(flags, payload)| frame(*flags, payload))
             .collect()
+    }
+
+    #[test]
+    fn a_trailers_frame_is_of_the_web() {
+        for frames in [
+            framed(&[(0, b"abc"), (0x80, b"a: b\r\n")]),
+            framed(&[(0x80, b"")]),
+            framed(&[(0x81, b"")]),
+        ] {
+            let body = [Bytes::from(frames)];
+            assert_eq!(unframe(&body, true, false), Err(FrameError::Flags));
+        }
+        let body = [Bytes::from(framed(&[(0, b"abc")]))];
+        assert!(unframe(&body, true, false).is_ok());
     }
 
     #[test]
@@ -364,7 +382,7 @@ mod tests {
         for (name, body, gzip_declared, expected) in cases {
             for step in 1..=body.len().max(1) {
                 let cut: Vec<Bytes> = body.chunks(step).map(Bytes::copy_from_slice).collect();
-                let got = unframe(&cut, gzip_declared);
+                let got = unframe(&cut, gzip_declared, true);
                 let got = got.map(|message| (message.compressed, message.segments.concat()));
                 assert_eq!(
                     got,
@@ -379,7 +397,7 @@ mod tests {
     #[test]
     fn a_message_is_a_slice_of_the_body() {
         let body = Bytes::from(frame(0, b"abc"));
-        let message = unframe(std::slice::from_ref(&body), false).expect("one message");
+        let message = unframe(std::slice::from_ref(&body), false, true).expect("one message");
         assert_eq!(message.segments[0].as_ptr(), body[HEAD_BYTES..].as_ptr());
     }
 

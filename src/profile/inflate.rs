@@ -78,6 +78,16 @@ pub fn gunzip(
     }
 }
 
+/// The first bytes of what a gzip text says, at most `bytes_max`, which may itself be only the beginning of one; up to where it
+/// is broken.
+pub fn beginning(text: &[u8], bytes_max: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
+    // What came before an error is kept: the text may be cut.
+    let _ = MultiGzDecoder::new(text).take(limit).read_to_end(&mut out);
+    out
+}
+
 /// Reads until `block` is full or the input has ended.
 fn fill(reader: &mut impl Read, block: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
@@ -134,6 +144,18 @@ mod tests {
 
     fn unlimited(_: usize) -> bool {
         true
+    }
+
+    #[test]
+    fn a_beginning_is_what_can_be_read() {
+        let whole = gzip(b"hello");
+        assert_eq!(beginning(&whole, 100), b"hello");
+        assert_eq!(beginning(&whole, 3), b"hel");
+        assert_eq!(beginning(b"", 3), b"");
+        assert_eq!(beginning(b"no gzip", 3), b"");
+        let large = gzip(&vec![b'x'; 1 << 20]);
+        assert_eq!(beginning(&large, 2048), vec![b'x'; 2048]);
+        assert!(beginning(&whole[..whole.len() - 8], 100).starts_with(b"hello"));
     }
 
     #[test]

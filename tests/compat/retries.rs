@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pyrotee::runtime::clock;
 
 use super::gateway::{
-    Engine, Gateway, INGEST, assert_connect_error, assert_empty, assert_text, ms, under_both_engines,
+    Engine, Gateway, INGEST, assert_connect_error, assert_empty, assert_text, gzip, ms, under_both_engines,
 };
 use super::push::good;
 use super::scripted::{Act, Scripted, answer, connect_error};
@@ -196,6 +196,10 @@ fn row_114_final_codes_are_not_retried(engine: Engine) {
     }
     // The code decides, whatever the status is.
     assert_eq!(attempts(engine, "", connect_error(503, "not_found")), (1, 404));
+    // Also in gzip, which every Push says it takes.
+    let error = gzip(b"{\"code\":\"not_found\",\"message\":\"m\"}");
+    let headers = [("Content-Type", "application/json"), ("Content-Encoding", "gzip")];
+    assert_eq!(attempts(engine, "", answer(503, &headers, &error)), (1, 404));
 }
 
 fn row_115_passing_codes_are_retried(engine: Engine) {

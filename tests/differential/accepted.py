@@ -11,7 +11,7 @@ import posixpath
 import re
 import urllib.parse
 
-from observed import CODES, code, content, different_answers
+from observed import CODES, code, content, different_answers, series_of, split
 
 
 def of_answers(context, a, o, at):
@@ -56,7 +56,7 @@ class Context:
 
     def __init__(self, case, settings, alloy, ours):
         self.case, self.settings, self.alloy, self.ours = case, settings, alloy, ours
-        self.raw = b"".join(case["pieces"])
+        self.raw = case.get("http1") or b"".join(case["pieces"])
         head, _, self.body = self.raw.partition(b"\r\n\r\n")
         if b"\n\n" in head:
             head = head.partition(b"\n\n")[0]
@@ -114,6 +114,8 @@ def doubtful_framing(context, a, o, at):
 
 def doubtful_lines(context, a, o, at):
     head = context.raw.lstrip(b"\r\n").partition(b"\r\n\r\n")[0]
+    if at > 0 and re.search(rb"[^\r]\n$", context.raw):
+        return text(o, 400)
     return text(o, 400) and (
         b"\n" in head.replace(b"\r\n", b"") or re.search(rb"\r\n[ \t]", head)
         or bool(context.header(b"transfer-encoding") and context.version == b"HTTP/1.0")
@@ -155,7 +157,7 @@ def odd_host(context, a, o, at):
 
 
 def fragment(context, a, o, at):
-    return text(o, 400) and b"#" in context.target
+    return b"#" in context.target and (text(o, 400) or "streams" in context.case)
 
 
 def escaped_path(context, a, o, at):
@@ -165,6 +167,8 @@ def escaped_path(context, a, o, at):
 
 
 def options_asterisk(context, a, o, at):
+    if "streams" in context.case and context.target == b"*" and text(a, 301):
+        return text(o, 404)
     return context.target == b"*" and (text(a, 200) and text(o, 404) or text(a, 301) and text(o, 400))
 
 
@@ -186,6 +190,11 @@ def many_headers(context, a, o, at):
     return text(o, 431) and (len(context.lines) > 128 or len(context.head) > 64 << 10)
 
 
+def many_fields(context, a, o, at):
+    """Over HTTP/2: refused by the library, which ends the connection where there is far too much."""
+    return "streams" in context.case and o is not None and o["status"] in (0, 431) and len(context.head) > 60_000
+
+
 def reserved_flags(context, a, o, at):
     return code(o) == "invalid_argument" and b"\x1f\x8b\x08\xe0" in context.raw
 
@@ -200,6 +209,8 @@ def has_empty_name(context):
 
 
 def hidden_labels(context, a, o, at):
+    if has_empty_name(context) and code(a) == "internal":
+        return text(o, 200) and code(o) is None
     return has_empty_name(context) and text(a, 200) and code(o) == "invalid_argument"
 
 
@@ -243,7 +254,7 @@ def several_faults(context, a, o, at):
     if http(a) and http(o) and code(a) is None and code(o) is None and len(faults(context)) > 1 and not arrived:
         return True
     late = ("deadline_exceeded", "unimplemented", "invalid_argument", "internal", "canceled")
-    framed = dict(o["headers"]).get("content-type", "").startswith("application/grpc-web") if o else False
+    framed = dict(o["headers"]).get("content-type", "").startswith("application/grpc") if o else False
     return code(a) in late and code(o) in late and (framed or code(o) != "internal") and not arrived and code(a) != code(o)
 
 
@@ -287,7 +298,18 @@ def unlabelled(context, a, o, at):
     words = base64.b64decode(a["body"]) + dict(a["headers"]).get("grpc-message", "").encode() if a else b""
     left = b"service name is required" in words if code(a) else text(a, 500, "Failed to process request\n")
     as_many = [len(one) for one in context.alloy["arrived"]] == [len(one) for one in context.ours["arrived"]]
-    return bool(context.settings["rules"]) and left and text(o, 200) and (code(a) is not None or as_many)
+    is_chain = context.settings.get("chain")
+    return bool(context.settings["rules"]) and left and text(o, 200) and (code(a) is not None or as_many or is_chain)
+
+
+def unlabelled_between(context, theirs, ours):
+    """What one component leaves without labels may get some in the next."""
+    if not context.settings.get("chain") or not context.settings["rules"]:
+        return False
+    (a_push, a_rest), (o_push, o_rest) = split(theirs), split(ours)
+    o_series = [series for request in o_push for series in series_of(request)]
+    series_arrived = all(series in o_series for request in a_push for series in series_of(request))
+    return series_arrived and {one["target"] for one in a_rest} <= {one["target"] for one in o_rest}
 
 
 def maps_to_empty(context, *arrived):
@@ -362,6 +384,20 @@ def without(name):
 def written_alike(one):
     path, mark, rest = one["target"].partition("?")
     return {**one, "target": posixpath.normpath(urllib.parse.unquote(path)) + mark + rest}
+
+
+def malformed_http2(context, a, o, at):
+    """One of them takes it or answers it, the other ends the request or the connection; or both end something, but not the
+    same."""
+    if "streams" not in context.case or a is None or o is None:
+        return False
+    hop = (b"upgrade", b"te", b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding")
+    if text(a, 400) and text(o, 200) and any(context.header(name) for name in hop):
+        return True
+    if 0 not in (a["status"], o["status"]):
+        return False
+    odd_target = re.search(rb"[^!$-;=?-~]|^[^/]", context.target) is not None
+    return context.case["kind"] in ("h2-fields", "h2-frames") or odd_target or not re.fullmatch(rb"[A-Z]+", context.method)
 
 
 # -- helpers of the rules ------------------------------------------------------------------------------------------
@@ -482,16 +518,23 @@ ROWS = [
     Row("any failure of a Push is `internal`", answer=failed_push),
     Row("a label name that is not allowed is `internal`", answer=bad_label),
     Row("`Content-Length` twice with one value is taken", answer=doubtful_framing, ends=True),
-    Row("lines that end in a bare LF, folded headers", answer=doubtful_lines, ends=True),
+    Row("lines that end in a bare LF, an empty one between two requests", answer=doubtful_lines, ends=True),
     Row("a tab before the value of `Content-Length`", answer=doubtful_space, ends=True),
     either("an `Expect` that is empty, or a list", odd_expect, ends=True),
     Row("`HTTP/1.2` to `HTTP/1.9` are served as 1.1", answer=later_version, ends=True),
     Row("`OPTIONS *` is 200, `*` with another method 301", answer=options_asterisk, ends=True),
     Row("a target in absolute form may have any scheme", answer=odd_absolute, ends=True),
     Row("`Host` is not looked at for HTTP/1.0", answer=odd_host, ends=True),
-    Row("`#` in a request target is part of the query", answer=fragment, ends=True),
+    Row(
+        "`#` in a request target is part of the query",
+        answer=fragment,
+        arrival=lambda context, *_: "streams" in context.case and b"#" in context.target,
+        ends=True
+    ),
     either("`Trailer` that names `Content-Length`", trailer_named, ends=True),
+    either("over HTTP/2 headers and path may have 1 MiB", many_fields, ends=True),
     either("gzip with reserved flags in its header", reserved_flags),
+    either("HTTP/2 that RFC 9113 calls malformed", malformed_http2, ends=True),
     Row("a bad percent-escape in a path is 400", answer=escaped_path, ends=True),
     Row("unary debuginfo requests are decoded and made anew", answer=debuginfo_passed, arrival=debuginfo_passed),
     Row("`charset*=utf-8''utf-8` in the content type of a Push", answer=extended_charset, ends=True),
@@ -503,7 +546,7 @@ ROWS = [
     Row("gRPC-Web: the refusal of an unknown `Grpc-Encoding`", answer=empty_encoding),
     Row("a request with several faults is told of one of them", answer=several_faults, ends=True),
     Row("an empty line before a request is 400", answer=leading_line, arrival=skipped_line, ends=True),
-    Row("a profile that relabel rules leave without labels", answer=unlabelled),
+    Row("a profile that relabel rules leave without labels", answer=unlabelled, arrival=unlabelled_between),
     Row("a `labelmap` that makes an empty name fails", answer=empty_name, arrival=maps_to_empty),
     either("a value that a relabel rule makes may hold `,` or `}`", unsendable, ends=True),
     Row("a label with an empty name hides others", answer=hidden_labels, arrival=unhidden_labels),

@@ -804,7 +804,11 @@ def act(rng, push):
             "application/json; charset=utf-8", "application/json;charset=utf-8", "text/plain", "application/proto",
             "Application/JSON", "application/json; a=b"
         ])
-        return {"status": http, "headers": [["Content-Type", kind]], "body": text}
+        step = {"status": http, "headers": [["Content-Type", kind]], "body": text}
+        if rng.random() < 0.15:
+            step["headers"].append(["Content-Encoding", "gzip"])
+            step["coded"] = True
+        return step
     if push and luck < 0.75:
         return {
             "status": 200, "headers": [["Content-Type", kind]] if (
@@ -830,12 +834,16 @@ def act(rng, push):
     return {"status": status, "headers": headers, "body": rng.choice(["", "no", "x" * 5000, '{"code":"resource_exhausted"}'])}
 
 
+def one_series(rng):
+    """One series: for several, Alloy asks several times, and a script of several steps would mean something else."""
+    label = field(rng, 1, b"service_name", 0) + field(rng, 2, b"svc", 0)
+    return field(rng, 1, field(rng, 1, label, 0) + field(rng, 2, field(rng, 1, b"profile", 0), 0), 0)
+
+
 def answers(rng, made):
     push = rng.random() < 0.5
     if push:
-        # One series: for several, Alloy asks several times, and a script of several steps would mean something else.
-        label = field(rng, 1, b"service_name", 0) + field(rng, 2, b"svc", 0)
-        data = field(rng, 1, field(rng, 1, label, 0) + field(rng, 2, field(rng, 1, b"profile", 0), 0), 0)
+        data = one_series(rng)
         if rng.random() < 0.2:
             made["pieces"] = [
                 request(
@@ -870,7 +878,30 @@ KINDS = {
 
 
 def settings(seed, number):
-    """How a lane's gateways are set up: how many destinations, external labels, relabel rules, path of the URL."""
+    """How a lane's gateways are set up: those of `drawn`, and every fourth lane speaks HTTP/2."""
+    found = {**drawn(seed, number), "http2": number % 4 == 3, "user": "", "tracing": "", "chain": False, "writers": False}
+    if number and number % 4 != 1:
+        rng = random.Random(f"{seed}:more:{number}")
+        found.update(tracing=rng.choice(TRACINGS), chain=rng.random() < 0.4, writers=rng.random() < 0.4)
+        if not found["endpoint"]:
+            found.update(endpoint=rng.choice(ENDPOINTS), user=rng.choice(["", "", "u:p@", "u%40x:%C3%A9%2F:@", "user@", ":p@"]))
+    return found
+
+
+TRACINGS = [
+    "", "", "tracing {\n  }", "tracing {\n    jaeger_propagator = false\n    trace_context_propagator = false\n  }"
+]
+ENDPOINTS = [
+    "", 'headers = { "x-lower" = "v", "X-B" = " spaced " }', 'headers = { "X-Scope-OrgID" = "a|b", "X-U" = "\u00e9" }',
+    'headers = {}', 'http_headers = { "X-A" = ["1", "2"], "x-b" = ["3"] }', "enable_http2 = false", "enable_http2 = true",
+    'retry_on_http_429 = true\n    follow_redirects = true', 'proxy_from_environment = false', "headers = { Accept = `x`, }",
+    'headers = { "X-Joined" = "a" + "b", X_Bare = `c` }',
+    'max_backoff_retries = 1', '// a comment\n    /* another */ debug_info_upload_timeout = "5s"'
+]
+
+
+def drawn(seed, number):
+    """How many destinations, external labels, relabel rules, path of the URL."""
     rng = random.Random(f"{seed}:lane:{number}")
     if number == 0:
         return {"destinations": 1, "external": {}, "rules": [], "path": "", "endpoint": "", "dead": False}

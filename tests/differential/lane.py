@@ -6,6 +6,7 @@ import threading
 import time
 
 import generate
+import http2
 import wire
 
 START_SECONDS = 30
@@ -18,36 +19,51 @@ def quoted(text):
 
 def configuration(settings, listen_port, destinations):
     """The settings as a file of Alloy's, which both gateways read."""
-    lines = ['pyroscope.write "out" {']
+    lines = []
+    ports = list(enumerate([destination.port for destination in destinations] + [1] * settings["dead"]))
+    writers = [[port] for port in ports] if settings.get("writers") else [ports]
+    for number, ports in enumerate(writers):
+        lines += writer(settings, number, ports)
+    forward = ", ".join(f"pyroscope.write.out{number}.receiver" for number in range(len(writers)))
+    # One relabel component, or one for each rule behind that for the rule before it.
+    components = [[rule] for rule in settings["rules"]] if settings.get("chain") else [settings["rules"]]
+    for number, rules in reversed(list(enumerate(components))):
+        if rules:
+            lines += relabel(number, rules, forward)
+            forward = f"pyroscope.relabel.rules{number}.receiver"
+    lines += [
+        'pyroscope.receive_http "in" {', f'  http {{\n    listen_address = "127.0.0.1"\n    listen_port = {listen_port}',
+        *["    http2 {\n      enabled = true\n    }"] * settings.get("http2", False), "  }", f"  forward_to = [{forward}]", "}"
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def writer(settings, number, ports):
+    lines = [f'pyroscope.write "out{number}" {{', "  " + settings.get("tracing", "")]
     if settings["external"]:
         pairs = ", ".join(f"{quoted(name)} = {quoted(value)}" for name, value in settings["external"].items())
         lines.append(f"  external_labels = {{ {pairs} }}")
-    ports = [destination.port for destination in destinations] + [1] * settings["dead"]
-    for at, port in enumerate(ports):
+    user = settings.get("user", "")
+    for at, port in ports:
+        retries = [] if "max_backoff_retries" in settings["endpoint"] else ["    max_backoff_retries = 2"]
         lines += [
-            "  endpoint {", f'    name = "d{at}"', f'    url = "http://127.0.0.1:{port}{settings["path"]}"',
-            '    min_backoff_period = "1ms"', '    max_backoff_period = "2ms"', "    max_backoff_retries = 2",
-            '    remote_timeout = "1s"', f"    {settings['endpoint']}", "  }"
+            "  endpoint {", f'    name = "d{at}"', f'    url = "http://{user}127.0.0.1:{port}{settings["path"]}"',
+            '    min_backoff_period = "1ms"', '    max_backoff_period = "2ms"', *retries, '    remote_timeout = "1s"',
+            f"    {settings['endpoint']}", "  }"
         ]
-    lines.append("}")
-    forward = "pyroscope.write.out.receiver"
-    if settings["rules"]:
-        lines += ['pyroscope.relabel "rules" {', f"  forward_to = [{forward}]"]
-        for rule in settings["rules"]:
-            lines.append("  rule {")
-            for name, value in rule.items():
-                shown = f"[{', '.join(quoted(one) for one in value)}]" if isinstance(
-                    value, list
-                ) else str(value) if isinstance(value, int) else quoted(value)
-                lines.append(f"    {name} = {shown}")
-            lines.append("  }")
-        lines.append("}")
-        forward = "pyroscope.relabel.rules.receiver"
-    lines += [
-        'pyroscope.receive_http "in" {', f'  http {{\n    listen_address = "127.0.0.1"\n    listen_port = {listen_port}\n  }}',
-        f"  forward_to = [{forward}]", "}"
-    ]
-    return "\n".join(lines) + "\n"
+    return [*lines, "}"]
+
+
+def relabel(number, rules, forward):
+    lines = [f'pyroscope.relabel "rules{number}" {{', f"  forward_to = [{forward}]"]
+    for rule in rules:
+        lines.append("  rule {")
+        for name, value in rule.items():
+            is_list, is_number = isinstance(value, list), isinstance(value, int)
+            shown = f"[{', '.join(map(quoted, value))}]" if is_list else str(value) if is_number else quoted(value)
+            lines.append(f"    {name} = {shown}")
+        lines.append("  }")
+    return [*lines, "}"]
 
 
 class Gateway:
@@ -80,15 +96,20 @@ class Gateway:
         """What the client is answered and what arrives, for one case."""
         for destination, script in zip(self.destinations, case["script"]):
             destination.begin(script)
-        pieces = case["pieces"] + ([generate.PROBE] if case["probe"] else [])
-        came, ended = wire.talk(self.port, pieces, case["leaves"])
+        if "streams" in case:
+            frames, ended = http2.talk(self.port, case["pieces"], case["streams"])
+            answers = http2.answers(frames, case["streams"])
+        else:
+            pieces = case["pieces"] + ([generate.PROBE] if case["probe"] else [])
+            came, ended = wire.talk(self.port, pieces, case["leaves"])
+            answers = wire.answers(came, case["head"])
         if case["leaves"]:
             # Who has left is not waited for: give what is under way a moment.
             time.sleep(0.03)
         if self.process.poll() is not None:
             raise RuntimeError(f"{self.file}: the gateway is gone ({self.process.returncode})")
         return {
-            "answers": wire.answers(came, case["head"]), "ended": ended,
+            "answers": answers, "ended": ended,
             "arrived": [destination.taken() for destination in self.destinations]
         }
 

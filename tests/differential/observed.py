@@ -10,8 +10,10 @@ ANSWER_HEADERS = [
     "grpc-status", "grpc-encoding", "grpc-accept-encoding", "retry-after", "vary", "server", "upgrade", "www-authenticate",
     "trailer"
 ]
-# Of a request that arrives, what is not the same in any two runs, or is compared in another way.
-IGNORED_HEADERS = ["user-agent", "x-alloy-id", "uber-trace-id", "traceparent", "host", "content-length", "connect-timeout-ms"]
+# Of a request that arrives, what is not the same in any two runs, or is compared in another way: it has to be there.
+VARYING_HEADERS = ["user-agent", "x-alloy-id", "host", "content-length", "connect-timeout-ms"]
+# The program around Alloy's components makes no spans.
+IGNORED_HEADERS = ["uber-trace-id", "traceparent"]
 CODES = [
     "canceled", "unknown", "invalid_argument", "deadline_exceeded", "not_found", "already_exists", "permission_denied",
     "resource_exhausted", "failed_precondition", "aborted", "out_of_range", "unimplemented", "internal", "unavailable",
@@ -23,7 +25,7 @@ def different_answers(a, o):
     if a is None or o is None:
         return f"{status(a)}, {status(o)}"
     if a["status"] != o["status"]:
-        return f"status {a['status']}, {o['status']}"
+        return f"status {status(a)}, {status(o)}"
     if told(a) != told(o):
         theirs, ours = told(a), told(o)
         names = [name for name in ANSWER_HEADERS if theirs.get(name) != ours.get(name)]
@@ -40,7 +42,7 @@ def content(answer):
     if headers.get("content-encoding") == "gzip" and data:
         data = gzip.decompress(data)
     kind = headers.get("content-type", "")
-    if kind.startswith("application/grpc-web"):
+    if kind.startswith("application/grpc"):
         return frames(data)
     if kind == "application/json" and answer["status"] != 200:
         try:
@@ -70,7 +72,9 @@ def told(answer):
 
 
 def status(answer):
-    return "none" if answer is None else answer["status"]
+    if answer is None:
+        return "none"
+    return answer["status"] or dict(answer["headers"]).get("ended", 0)
 
 
 def code(answer):
@@ -130,7 +134,7 @@ def distinct(things):
 
 def kept(request):
     """The headers of a request that arrived, as far as they are compared."""
-    return sorted([name, value] for name, value in request["headers"]
+    return sorted([name, "*" if name in VARYING_HEADERS else value] for name, value in request["headers"]
                   if name not in IGNORED_HEADERS and not (name, value) == ("accept-encoding", "gzip"))
 
 

@@ -2,6 +2,7 @@
 are and reads answers until the gateway closes."""
 
 import base64
+import gzip
 import re
 import socket
 import threading
@@ -96,6 +97,8 @@ def answer(step, got):
     if "ok" in step or "slow" in step:
         return b"HTTP/1.1 200 OK\r\n" + kind + b"Content-Length: 0\r\n\r\n"
     status, body = step["status"], step.get("body", "").encode()
+    if step.get("coded"):
+        body = gzip.compress(body, mtime=0)
     if status in (204, 304):
         body = b""
     lines = [b"HTTP/1.1 %d %s" % (status, STATUS_TEXT)]

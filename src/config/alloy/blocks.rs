@@ -1159,6 +1159,12 @@ pyroscope.write "out" {
                 "",
             ),
             ("max_backoff_retries = 3", "max-retries=3", ""),
+            ("max_backoff_retries = \"3\"", "max-retries=3", ""),
+            (
+                "headers = { \"X-Scope-OrgID\" = 12345678901234567890 }\nhttp_headers = { X = [-1, 1.50] }",
+                "",
+                "X-Scope-OrgID: 12345678901234567890|X: -1|X: 1.5",
+            ),
             (
                 "retry_on_http_429 = false\nfollow_redirects = false",
                 "retry-on-http-429=false follow-redirects=false",
@@ -1362,7 +1368,7 @@ pyroscope.write "idle" { }
                 "5:15 listen_port must be 0 to 65535",
             ),
             (
-                with("", "listen_port = \"80\"", "", ""),
+                with("", "listen_port = \"x80\"", "", ""),
                 "5:15 listen_port must be a whole number, not a string",
             ),
             (
@@ -1431,7 +1437,7 @@ pyroscope.write "idle" { }
                 "5:1 a second http block",
             ),
             (
-                with("", "", "external_labels = { a = 1 }", ""),
+                with("", "", "external_labels = { a = true }", ""),
                 "7:25 a must be a string",
             ),
             (
@@ -1450,7 +1456,7 @@ pyroscope.write "idle" { }
                 endpoint("max_backoff_retries = -1"),
                 "10:23 max_backoff_retries must be 0 or more",
             ),
-            (endpoint("headers = { a = 1 }"), "10:17 a must be a string"),
+            (endpoint("headers = { a = [1] }"), "10:17 a must be a string"),
             (
                 endpoint("http_headers = { host = [\"a\"] }"),
                 "10:18 http_headers may not set host",

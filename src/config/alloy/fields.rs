@@ -87,14 +87,19 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// A whole number.
+    /// A whole number, which may also stand in a string.
     pub(super) fn whole(&mut self, name: &'static str, mistakes: &mut Vec<Mistake>) -> Option<(i64, Place)> {
         let value = self.take(name)?;
         // 2^53: beyond it a number is not exact.
         const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
-        match value.kind {
+        let number = match &value.kind {
+            Kind::Number(number, _) => Some(*number),
+            Kind::Text(text) => text.parse::<f64>().ok(),
+            _ => None,
+        };
+        match number {
             #[allow(clippy::cast_possible_truncation)] // whole and within 2^53, checked
-            Kind::Number(number) if number.fract() == 0.0 && number.abs() <= EXACT_MAX => {
+            Some(number) if number.fract() == 0.0 && number.abs() <= EXACT_MAX => {
                 Some((number as i64, value.place))
             }
             _ => {
@@ -219,10 +224,10 @@ impl<'b> Fields<'b> {
     }
 }
 
-/// The text of a value that must be one.
+/// The text of a value that must be one, or a number, which Alloy's syntax writes out.
 pub(super) fn text_of<'v>(value: &'v Value, name: &str, mistakes: &mut Vec<Mistake>) -> Option<&'v str> {
     match &value.kind {
-        Kind::Text(text) => Some(text),
+        Kind::Text(text) | Kind::Number(_, text) => Some(text),
         _ => {
             mistakes.push(wrong_type(name, "a string", value));
             None

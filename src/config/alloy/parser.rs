@@ -34,8 +34,8 @@ pub struct Value {
 pub enum Kind {
     /// A string.
     Text(String),
-    /// A number.
-    Number(f64),
+    /// A number, and its digits where a string is wanted.
+    Number(f64, String),
     /// `true` or `false`.
     Truth(bool),
     /// `null`.
@@ -53,7 +53,7 @@ impl Kind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Text(_) => "a string",
-            Self::Number(_) => "a number",
+            Self::Number(..) => "a number",
             Self::Truth(_) => "true or false",
             Self::Null => "null",
             Self::List(_) => "a list",
@@ -353,8 +353,12 @@ impl<'t> Parser<'t> {
         let problem =
             || format!("'{written}' is no number; a text such as a duration stands in quotes: \"{written}\"");
         let number = number.ok_or_else(|| Mistake::new(place, problem()))?;
+        // Large whole numbers, such as a tenant's, keep all their digits.
+        let exact = written.parse::<u64>().map(|whole| whole.to_string());
+        let digits = exact.unwrap_or_else(|_| number.to_string());
+        let minus = if sign < 0.0 && number != 0.0 { "-" } else { "" };
         self.advance()?;
-        Ok(Kind::Number(sign * number))
+        Ok(Kind::Number(sign * number, format!("{minus}{digits}")))
     }
 
     /// Values up to `end`, which is taken.
@@ -451,7 +455,7 @@ impl<'t> Parser<'t> {
                 let is_empty = |kind: &Kind| match kind {
                     Kind::Null => true,
                     Kind::Text(text) => text.is_empty(),
-                    Kind::Number(number) => *number == 0.0,
+                    Kind::Number(number, _) => *number == 0.0,
                     Kind::Truth(truth) => !truth,
                     Kind::List(list) => list.is_empty(),
                     Kind::Object(pairs) => pairs.is_empty(),
@@ -478,7 +482,9 @@ fn add(left: Value, right: Value) -> Result<Value, Mistake> {
         (Kind::Text(left), Kind::Text(right)) if left.len() + right.len() <= TEXT_BYTES_MAX => {
             Kind::Text(left + &right)
         }
-        (Kind::Number(left), Kind::Number(right)) => Kind::Number(left + right),
+        (Kind::Number(left, _), Kind::Number(right, _)) => {
+            Kind::Number(left + right, (left + right).to_string())
+        }
         (left, other) => {
             let problem = format!("{} and {} cannot be added", left.name(), other.name());
             return Err(Mistake::new(right.place, problem));
@@ -509,7 +515,7 @@ mod tests {
         let all = |values: Vec<String>| values.join(",");
         match kind {
             Kind::Text(text) => format!("{text:?}"),
-            Kind::Number(number) => number.to_string(),
+            Kind::Number(number, _) => number.to_string(),
             Kind::Truth(truth) => truth.to_string(),
             Kind::Null => "null".into(),
             Kind::List(list) => format!("[{}]", all(list.iter().map(|one| shown(&one.kind)).collect())),

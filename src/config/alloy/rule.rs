@@ -166,8 +166,8 @@ mod tests {
                 "1:17 source_labels must be a list of strings",
             ),
             (
-                "source_labels = [1]",
-                "1:18 source_labels must be a string, not a number",
+                "source_labels = [true]",
+                "1:18 source_labels must be a string, not true or false",
             ),
             ("modulus = 1.5", "1:11 modulus must be a whole number"),
             ("modulus = -1", "1:11 modulus must be above 0"),

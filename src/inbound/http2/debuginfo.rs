@@ -103,7 +103,7 @@ impl House {
         let passed = &setup.plan.pass_headers;
         let fanout = self.fanout();
         let answered = if dress.codec.protocol() == Protocol::Grpc {
-            let message = grpc_web::unframe(&body.segments, dress.gzip_request)?;
+            let message = grpc_web::unframe(&body.segments, dress.gzip_request, false)?;
             let own = connect_fields(dress, message.compressed);
             let fields = [own.as_bytes(), &fields_of(&head.headers, &[], passed)].concat();
             ask(&fanout, path, fields.into(), message.segments)?

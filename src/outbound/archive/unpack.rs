@@ -426,7 +426,7 @@ fn push_message(push: &Push) -> Result<Segments, Unreadable> {
     let (segments, compressed) = match codec.protocol() {
         Protocol::Connect => (push.segments.clone(), gzip_declared("content-encoding")?),
         Protocol::GrpcWeb | Protocol::Grpc => {
-            let message = unframe(&push.segments, gzip_declared("grpc-encoding")?)
+            let message = unframe(&push.segments, gzip_declared("grpc-encoding")?, true)
                 .map_err(|error| Unreadable(error.to_string()))?;
             (message.segments, message.compressed)
         }
