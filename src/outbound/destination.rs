@@ -277,8 +277,12 @@ impl Destination {
     }
 
     /// Hands out what has just been offered on this core, in the turn of the client that it came from: so the sends of one push
-    /// follow each other, and all but the first read its body from the cache. What has to wait is the dispatcher's.
+    /// follow each other, and all but the first read its body from the cache. What has to wait is the dispatcher's, and so is all
+    /// of a destination that is down: its backlog is no client's concern.
     fn dispatch_now(self: &Rc<Self>) {
+        if !self.desk.borrow().is_up() {
+            return self.gate.doorbell.ring();
+        }
         let now = clock::recent();
         self.desk.borrow_mut().accept(self.gate, now);
         while let Some(parcel) = self.next(now) {
