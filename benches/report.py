@@ -63,12 +63,19 @@ def heading(record):
     return "\n".join(lines)
 
 
+def columns(cost):
+    """The gateways of a table: ours, the floor, peers. They were measured in orders that change."""
+    known = ["pyrotee", "pyrotee epoll", "pyrotee verbatim", "pyrotee queued", "null", "nginx", "envoy", "alloy"]
+    found = unique(gateway for _, gateway in cost)
+    return [one for one in known if one in found] + [one for one in found if one not in known]
+
+
 def cost_table(record):
     cost = medians(record, "table", "cpu_us_per_push")
     if not cost:
         return ""
     spread = spreads(record, "table")
-    gateways = unique(gateway for _, gateway in cost)
+    gateways = columns(cost)
     lines = [
         "## CPU microseconds per push, two destinations",
         "",
@@ -107,7 +114,7 @@ def push_table(record):
     if not cost:
         return ""
     spread = spreads(record, "push")
-    gateways = unique(gateway for _, gateway in cost)
+    gateways = columns(cost)
     lines = ["## The Push route, CPU microseconds per push", "", "Two destinations; protobuf with a gzip'd pprof in it, labels spliced. "
              "Medians; in brackets half the distance between the quartiles.", ""]
     lines += [table_line(["bodies × connections"] + gateways), table_rule(len(gateways))]
@@ -130,7 +137,7 @@ def isolation_table(record):
     acks = ("queued", "first")
     lines += [table_line(["third destination"] + [f"{ack}: {what}" for ack in acks for what in ("per second", "p50", "p99", "to healthy")]), table_rule(8)]
     middle = lambda runs, key: statistics.median([one["latency_us"][key] for one in runs])
-    for name, by_ack in found.items():
+    for name, by_ack in sorted(found.items(), key=lambda one: one[0] != "healthy"):
         cells = [name]
         for ack in acks:
             runs, healthy = by_ack.get(ack, []), found.get("healthy", {}).get(ack, [])
