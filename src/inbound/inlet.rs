@@ -44,6 +44,8 @@ const HEADROOM: usize = 256;
 /// What a connection that has been idle for long waits with, in bytes. No request is as short, so nothing of a body gets
 /// into it: the shortest is `GET / HTTP/1.0` and two line ends.
 const QUIET_BYTES: usize = 16;
+/// How many times as large as expected, or as a buffer for a body of unknown size, a buffer may be that waits for a request.
+const BUFFER_TIMES_MAX: usize = 4;
 /// ECANCELED: the sweeper wants the buffer back.
 const CANCELED: i32 = 125;
 
@@ -157,7 +159,7 @@ impl Inlet {
         let mut is_last = false;
         while !self.has_bytes() {
             let is_quiet = self.is_quiet;
-            if !is_quiet && (self.buffer.capacity() == 0 || self.buffer.capacity() < self.expected) {
+            if !is_quiet && !self.suits_next() {
                 self.replace_buffer(self.expected);
             }
             self.buffer.clear();
@@ -199,6 +201,13 @@ impl Inlet {
             }
         }
         Ok(Waited::Ready)
+    }
+
+    /// Whether the buffer at hand is one to wait for the next request with: room for one like the last, and not much more. One
+    /// that a long head has grown is memory that others may need.
+    fn suits_next(&self) -> bool {
+        let capacity = self.buffer.capacity();
+        capacity >= self.expected && capacity <= BUFFER_TIMES_MAX * self.expected.max(CHUNKED_BYTES)
     }
 
     /// Gives the receive buffer back, to the allocator: it will not be needed again soon.
