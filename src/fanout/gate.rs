@@ -470,7 +470,7 @@ impl Gate {
     /// held, so that number is looked at first: it is on a line that is at hand.
     fn is_crossing_full(&self) -> bool {
         let held = self.inbound.held_parcels.load(Ordering::Relaxed);
-        held > self.crossing_parcels_max as u64 && self.receiver.len() >= self.crossing_parcels_max
+        held >= self.crossing_parcels_max as u64 && self.receiver.len() >= self.crossing_parcels_max
     }
 
     /// The spool's side: what an earlier process had accepted and not delivered.
@@ -761,6 +761,20 @@ mod tests {
             3,
             "the oldest went first"
         );
+    }
+
+    #[test]
+    fn a_full_crossing_refuses_where_nothing_may_be_dropped() {
+        let gate = Gate::new(DestinationId(0), "d".into(), u64::MAX)
+            .with_crossing(2)
+            .with_overflow(Overflow::Refuse);
+        let gate: &'static Gate = Box::leak(Box::new(gate));
+        let fanout = Fanout::new(vec![gate], Overflow::Refuse);
+        let offer = || fanout.offer(&Arc::new(push(10, AckMode::Detached, 1)));
+        assert_eq!((offer(), offer()), (Ok(()), Ok(())));
+        assert_eq!(offer(), Err(OfferRefused::QueueFull));
+        let books = gate.books();
+        assert_eq!((books.held_parcels, books.dropped_total().parcels), (2, 0));
     }
 
     #[test]
