@@ -381,17 +381,14 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::config::{Flags, Host, Overflow, Plan, SpoolSync};
+    use crate::config::{Flags, Host, Overflow, Plan};
     use crate::fanout::push::tests::push;
     use crate::fanout::{AckMode, DestinationId, Outcome, Parcel, RecordId, SpoolLink, Ticket};
     use crate::gateway::destinations::{Errands, Work};
     use crate::gateway::spools::SpoolThread;
     use crate::outbound::head::Trace;
-    use crate::runtime::clock::Wall;
-    use crate::runtime::pool::MemoryBudget;
-    use crate::spool::fake::{FakeDisk, Faults};
-    use crate::spool::keeper::{Keeper, Rules};
-    use crate::spool::{Store, StoreLimits};
+    use crate::spool::fake::Faults;
+    use crate::spool::keeper::Keeper;
 
     /// The flags of `pyrotee run`, read as the program reads them.
     #[derive(clap::Parser)]
@@ -568,23 +565,7 @@ mod tests {
         let mut scene = Scene::new(Duration::ZERO);
         let gate = scene.gate;
         scene.link.stop_reading();
-        let disk = FakeDisk::new(0);
-        let limits = StoreLimits {
-            bytes_max: 1 << 20,
-            segment_bytes_max: 1 << 16,
-        };
-        let (store, _) = Store::open(disk.clone(), limits).expect("it can be listed");
-        let rules = Rules {
-            max_age: NEVER,
-            sync: SpoolSync::Never,
-            drops_oldest: true,
-        };
-        let wall = Wall {
-            unix_ms: 0,
-            boot_ms: 0,
-        };
-        let keeper = Keeper::new(gate, store, MemoryBudget::new(1 << 20), rules, (wall, 0));
-        let mut keeper = keeper.expect("it has a spool");
+        let (mut keeper, disk, wall) = Keeper::on_fake_disk(gate);
         let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
         let mut one = push(7, AckMode::Detached, 1);
         one.segments.push(Bytes::from_static(b"profile"));

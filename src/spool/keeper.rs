@@ -24,6 +24,8 @@ use smallvec::smallvec;
 
 use super::ages::{self, Ages};
 use super::disk::{Disk, RealDisk};
+#[cfg(test)]
+use super::fake::FakeDisk;
 use super::store::{AppendError, Meta, ReadError, RecordParts, Store, StoreLimits, Totals};
 use super::{Damages, Sums};
 use crate::config::SpoolSync;
@@ -540,20 +542,9 @@ fn amount(sums: Sums) -> Amount {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-
-    use super::*;
-    use crate::config::Overflow;
-    use crate::fanout::push::tests::push;
-    use crate::fanout::{DestinationId, Fanout};
-    use crate::spool::fake::FakeDisk;
-
-    #[test]
-    fn who_stops_it_knows_whether_it_is_reading() {
-        let gate = Gate::new(DestinationId(0), "a".into(), u64::MAX);
-        let gate: &'static Gate = Box::leak(Box::new(gate.with_spool(SpoolLink::new(false, u64::MAX))));
-        let link = gate.spool().expect("given");
+impl Keeper<FakeDisk> {
+    /// One of `gate`, which has a link, on an empty disk of 1 MiB at the beginning of time.
+    pub(crate) fn on_fake_disk(gate: &'static Gate) -> (Self, FakeDisk, Wall) {
         let disk = FakeDisk::new(0);
         let limits = StoreLimits {
             bytes_max: 1 << 20,
@@ -569,8 +560,26 @@ mod tests {
             unix_ms: 0,
             boot_ms: 0,
         };
-        let keeper = Keeper::new(gate, store, MemoryBudget::new(1 << 20), rules, (wall, 0));
-        let mut keeper = keeper.expect("it has a spool");
+        let keeper = Self::new(gate, store, MemoryBudget::new(1 << 20), rules, (wall, 0));
+        (keeper.expect("it has a link"), disk, wall)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::config::Overflow;
+    use crate::fanout::push::tests::push;
+    use crate::fanout::{DestinationId, Fanout};
+
+    #[test]
+    fn who_stops_it_knows_whether_it_is_reading() {
+        let gate = Gate::new(DestinationId(0), "a".into(), u64::MAX);
+        let gate: &'static Gate = Box::leak(Box::new(gate.with_spool(SpoolLink::new(false, u64::MAX))));
+        let link = gate.spool().expect("given");
+        let (mut keeper, disk, wall) = Keeper::on_fake_disk(gate);
         let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
         for _ in 0..2 {
             let mut one = push(7, AckMode::Detached, 1);
