@@ -88,6 +88,11 @@ impl<T> Queue<T> {
         queue.pop_front().map(|(_, item)| item)
     }
 
+    /// Takes the oldest item that nobody has put back and that has not grown old: what came since the last look.
+    pub fn take_fresh(&mut self) -> Option<T> {
+        self.fresh.pop_front().map(|(_, item)| item)
+    }
+
     /// Takes an item accepted before `limit`, if there is one: what has grown too old.
     pub fn take_older_than(&mut self, limit: Mono) -> Option<T> {
         if self.oldest()? < limit {
@@ -194,6 +199,12 @@ mod tests {
                             let place = model.iter().position(|(_, n)| *n == taken).expect("was there");
                             let (accepted, _) = model.remove(place);
                             if amount % 2 == 0 { queue.put_back(at(accepted), taken); model.push((accepted, taken)); }
+                        }
+                    }
+                    2 if amount % 5 == 0 => {
+                        if let Some(taken) = queue.take_fresh() {
+                            let place = model.iter().position(|(_, n)| *n == taken).expect("was there");
+                            model.remove(place);
                         }
                     }
                     2 => {

@@ -152,7 +152,7 @@ impl SpoolLink {
     }
 
     /// Whether there is room on disk, and the disk works and keeps up. At the end everything is tried once.
-    pub(super) fn has_room(&self) -> bool {
+    pub fn has_room(&self) -> bool {
         self.is_last() || self.takes() && !self.is_full.load(Ordering::Relaxed)
     }
 

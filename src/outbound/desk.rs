@@ -17,7 +17,7 @@ use super::health::{self, Health};
 use super::waiting::Waiting;
 use crate::fanout::queue::Queue;
 use crate::fanout::status::Cut;
-use crate::fanout::{AckMode, DropReason, Gate, Outcome, Parcel, SpoolLink};
+use crate::fanout::{AckMode, DropReason, Gate, Outcome, Parcel};
 use crate::profile::connect::Code;
 use crate::runtime::clock::Mono;
 
@@ -89,11 +89,32 @@ pub struct Desk {
     queue: Queue<Parcel>,
     waiting: Waiting<Parcel>,
     health: Health,
+    /// Whether the queue's backlog may hold what [`Desk::spool_queue`] and [`Desk::fail_awaited`] look for. While the
+    /// destination is down they look at what is fresh, and what they leave is put back behind it: so a turn costs what has
+    /// come since the last one, however much waits.
+    backlog: Backlog,
     in_flight: usize,
     limits: Limits,
     retry_blocked: bool,
     /// How often it has started over.
     starts: u32,
+    /// Parcels looked at because the destination was down.
+    #[cfg(test)]
+    looks: usize,
+}
+
+/// What may be in a backlog. When in doubt it may.
+#[derive(Clone, Copy, Debug)]
+struct Backlog {
+    may_be_spooled: bool,
+    is_awaited: bool,
+}
+
+impl Backlog {
+    const UNKNOWN: Self = Self {
+        may_be_spooled: true,
+        is_awaited: true,
+    };
 }
 
 impl Desk {
@@ -103,10 +124,13 @@ impl Desk {
             queue: Queue::default(),
             waiting: Waiting::default(),
             health: Health::new(limits.inflight, now),
+            backlog: Backlog::UNKNOWN,
             in_flight: 0,
             limits,
             retry_blocked: false,
             starts: 0,
+            #[cfg(test)]
+            looks: 0,
         }
     }
 
@@ -140,18 +164,17 @@ impl Desk {
     fn conclude_stale(&mut self, parcel: Parcel, outcome: Outcome) {
         match outcome {
             Outcome::Delivered => parcel.ticket.resolve(outcome),
-            _ => self.queue.put_back(parcel.ticket.push().accepted, parcel),
+            _ => self.put_back(parcel),
         }
     }
 
     /// Takes what has come through the gate, then puts away or gives up what is too much or too old.
     pub fn accept(&mut self, gate: &Gate, now: Mono) {
         while let Some(parcel) = gate.take() {
-            let accepted = parcel.ticket.push().accepted;
             if parcel.ticket.is_stored() {
-                self.queue.put_back(accepted, parcel); // from the spool: it may be older than what came before it
+                self.put_back(parcel); // from the spool: it may be older than what came before it
             } else {
-                self.queue.push(accepted, parcel);
+                self.queue.push(parcel.ticket.push().accepted, parcel);
             }
         }
         if !self.is_up() {
@@ -160,7 +183,7 @@ impl Desk {
         while gate.is_over_budget() {
             let Some(parcel) = self.take_oldest() else { break };
             if let Err(parcel) = gate.make_room(parcel) {
-                self.queue.put_back(parcel.ticket.push().accepted, parcel);
+                self.put_back(parcel);
                 break;
             }
         }
@@ -183,6 +206,7 @@ impl Desk {
             return None;
         }
         let mut next = self.queue.take(now);
+        self.backlog = Backlog::UNKNOWN; // what was fresh may have grown old
         // Where it lies: moving it would cost more than all the rest.
         if let Some(parcel) = &mut next {
             parcel.start = self.starts;
@@ -300,7 +324,7 @@ impl Desk {
     /// Makes every retry due: a shutdown has begun, and what has recovered meanwhile shall get its parcels.
     pub fn hurry(&mut self) {
         while let Some(parcel) = self.waiting.take_next() {
-            self.queue.put_back(parcel.ticket.push().accepted, parcel);
+            self.put_back(parcel);
         }
     }
 
@@ -318,22 +342,47 @@ impl Desk {
 
     /// While the destination is down, what waits for it is safer on disk, and its memory is for others.
     fn spool_queue(&mut self, gate: &Gate) {
-        if gate.spool().is_none_or(SpoolLink::stores_all) {
+        let Some(link) = gate.spool().filter(|link| !link.stores_all()) else {
             return;
-        }
-        let mut kept = Vec::new();
-        while let Some(parcel) = self.queue.take_oldest() {
-            if let Err(parcel) = gate.spool_away(parcel) {
-                kept.push(parcel);
+        };
+        let look_at_all = self.backlog.may_be_spooled;
+        let (mut kept, mut undecided) = (Vec::new(), Vec::new());
+        while link.has_room() {
+            let Some(parcel) = self.take_unseen(look_at_all) else {
+                self.backlog.may_be_spooled = false;
+                break;
+            };
+            match gate.spool_away(parcel) {
+                Ok(()) => {}
+                Err(parcel) if parcel.ticket.is_stored() => kept.push(parcel),
+                Err(parcel) => undecided.push(parcel), // its client waits, for now
             }
         }
-        self.put_back_all(kept);
+        kept.into_iter().for_each(|parcel| self.put_back(parcel));
+        for parcel in undecided {
+            self.queue.push(parcel.ticket.push().accepted, parcel);
+        }
     }
 
-    fn put_back_all(&mut self, parcels: Vec<Parcel>) {
-        for parcel in parcels {
-            self.queue.put_back(parcel.ticket.push().accepted, parcel);
+    /// What has come since the last look, or everything; oldest first.
+    fn take_unseen(&mut self, look_at_all: bool) -> Option<Parcel> {
+        #[cfg(test)]
+        {
+            self.looks += 1;
         }
+        if look_at_all {
+            self.queue.take_oldest()
+        } else {
+            self.queue.take_fresh()
+        }
+    }
+
+    /// Puts a parcel back that was taken.
+    fn put_back(&mut self, parcel: Parcel) {
+        // Once nobody waits for it, it may go to the spool.
+        self.backlog.may_be_spooled |= !parcel.ticket.is_stored();
+        self.backlog.is_awaited |= parcel.is_awaited();
+        self.queue.put_back(parcel.ticket.push().accepted, parcel);
     }
 
     /// Takes what was accepted longest ago, queued or waiting for a retry.
@@ -366,23 +415,27 @@ impl Desk {
                 parcel.ticket.drop_for(DropReason::TooOld);
             } else if down && parcel.is_awaited() {
                 self.wait_or_give_up(parcel, Trouble::Silent, now, random);
+            } else if self.is_up() {
+                self.put_back(parcel);
             } else {
-                self.queue.put_back(parcel.ticket.push().accepted, parcel);
+                self.queue.push(parcel.ticket.push().accepted, parcel); // nobody waits any more: to be looked at anew
             }
         }
     }
 
-    /// While down, queued parcels with a waiting client go on to their backoff as if they had been tried.
+    /// While down, queued parcels with a waiting client go on to their backoff as if they had been tried. A client that does
+    /// not wait (any more) never will, so nobody is looked at twice.
     fn fail_awaited(&mut self, now: Mono, random: f64) {
+        let look_at_all = std::mem::take(&mut self.backlog.is_awaited);
         let mut kept = Vec::new();
-        while let Some(parcel) = self.queue.take_oldest() {
+        while let Some(parcel) = self.take_unseen(look_at_all) {
             if parcel.is_awaited() {
                 self.wait_or_give_up(parcel, Trouble::Silent, now, random);
             } else {
                 kept.push(parcel);
             }
         }
-        self.put_back_all(kept);
+        kept.into_iter().for_each(|parcel| self.put_back(parcel));
     }
 
     fn wait_or_give_up(&mut self, mut parcel: Parcel, trouble: Trouble, now: Mono, random: f64) {
@@ -392,7 +445,7 @@ impl Desk {
             Trouble::Answered { .. } => false,
         };
         if not_its_fault && !parcel.is_awaited() {
-            self.queue.put_back(parcel.ticket.push().accepted, parcel);
+            self.put_back(parcel);
             return;
         }
         parcel.attempts = parcel.attempts.saturating_add(1);
@@ -441,7 +494,7 @@ mod tests {
     use crate::fanout::push::Push;
     use crate::fanout::push::PushParts;
     use crate::fanout::push::tests::{parts, push};
-    use crate::fanout::{DestinationId, Fanout};
+    use crate::fanout::{DestinationId, Fanout, SpoolLink};
 
     fn at(millis: u64) -> Mono {
         Mono::default().after(Duration::from_millis(millis))
@@ -485,7 +538,26 @@ mod tests {
         }
     }
 
+    /// The gate of a second destination, to which the bench's fanout leads from now on too.
+    fn second_gate(bench: &mut Bench) -> &'static Gate {
+        let second: &'static Gate = Box::leak(Box::new(Gate::new(DestinationId(1), "e".into(), 1 << 30)));
+        bench.fanout = Fanout::new(vec![bench.gate, second], Overflow::DropOldest);
+        second
+    }
+
     impl Bench {
+        fn go_down(&mut self) {
+            for _ in 0..DOWN_AFTER {
+                self.desk.health.failed(at(0), SECOND * 3600, SECOND * 3600, 0.0);
+            }
+        }
+
+        /// A turn while it is down: nothing is sent.
+        fn turn_down(&mut self, now: Mono) {
+            self.desk.accept(self.gate, now);
+            assert!(self.desk.next(now, 0.5).is_none());
+        }
+
         fn offer(&mut self, mode: AckMode, now: Mono) {
             let mut push = push(10, mode, 1);
             push.accepted = now;
@@ -515,6 +587,61 @@ mod tests {
             (5, 2, 0)
         );
         assert!(books.balance());
+    }
+
+    /// With `--ack first`: the other destination takes each push at once, this one is dead.
+    #[test]
+    fn while_down_a_turn_costs_what_has_come_and_not_what_waits() {
+        for spools in [false, true] {
+            let mut bench = match spools {
+                true => spooling_bench(1 << 30),
+                false => bench(10, 1 << 30),
+            };
+            if let Some(link) = bench.gate.spool() {
+                link.set_full(true);
+            }
+            let other = second_gate(&mut bench);
+            bench.go_down();
+            let mut looks_max = 0;
+            for now in 0..5000 {
+                let mut next = push(10, AckMode::First, 2);
+                next.accepted = at(now);
+                bench.fanout.offer(&Arc::new(next)).unwrap();
+                let before = bench.desk.looks;
+                bench.turn_down(at(now));
+                other.take().unwrap().ticket.resolve(Outcome::Delivered);
+                looks_max = looks_max.max(bench.desk.looks - before);
+            }
+            assert_eq!(bench.desk.parcels(), 5000);
+            assert!(looks_max <= 10, "{looks_max} looks in a turn, spools: {spools}");
+        }
+    }
+
+    #[test]
+    fn what_a_full_disk_left_in_memory_goes_there_when_it_has_room() {
+        let mut bench = spooling_bench(1 << 30);
+        let link = bench.gate.spool().unwrap();
+        link.set_full(true);
+        let other = second_gate(&mut bench);
+        bench.go_down();
+        for now in 0..30 {
+            let mode = [AckMode::Detached, AckMode::First, AckMode::All][(now % 3) as usize];
+            let mut next = push(10, mode, 2);
+            next.accepted = at(now);
+            bench.fanout.offer(&Arc::new(next)).unwrap();
+            bench.turn_down(at(now));
+            other.take().unwrap().ticket.resolve(Outcome::Delivered);
+        }
+        assert_eq!((bench.desk.parcels(), link.waiting_parcels()), (30, 0));
+        link.set_full(false);
+        bench.desk.accept(bench.gate, at(40));
+        assert_eq!(link.waiting_parcels(), 10, "those that nobody ever waited for");
+        // The others come out of their backoff: those of `first` have their answer, those of `all` have not.
+        for now in (40..2000).step_by(10) {
+            bench.turn_down(at(now));
+        }
+        assert_eq!((bench.desk.parcels(), link.waiting_parcels()), (10, 20));
+        assert!(bench.gate.books().balance());
     }
 
     #[test]
