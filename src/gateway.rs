@@ -55,6 +55,8 @@ use crate::spool::Lock;
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 /// After giving up, how long requests in flight may still report their end.
 const LAST_OUTCOMES_WAIT: Duration = Duration::from_millis(200);
+/// After giving up, how long an archive may take to write the profile that it is at, and files may take to be deleted.
+const LAST_FILE_WAIT: Duration = Duration::from_secs(5);
 /// After giving up, how long what is left in memory may take to get to the spools.
 const LAST_WRITES_WAIT: Duration = Duration::from_secs(20);
 
@@ -334,7 +336,8 @@ impl Gateway {
     /// Stops accepting, finishes requests, drains queues up to `--drain-timeout`, and ends the cores.
     pub async fn shut_down(mut self) -> Vec<Farewell> {
         let deadline = clock::now().after(self.plan.drain_timeout);
-        self.running.extend(self.control.take_all());
+        let (leaving, deletions) = self.control.take_all();
+        self.running.extend(leaving);
         let all = &self.running;
         let archives = || all.iter().filter_map(Running::archive);
         let spools = || all.iter().filter_map(|one| one.spool.as_ref());
@@ -364,14 +367,19 @@ impl Gateway {
                 gate.evict(parcel, DropReason::Shutdown);
             }
         }
+        // An archive tells its spool what it has written, so it ends first. A write that hangs in the kernel cannot be interrupted:
+        // such a thread ends with the process.
+        let last = clock::now().after(LAST_FILE_WAIT);
+        wait_until(last, || archives().all(|(_, thread)| thread.is_finished())).await;
         // Each stores what it has been given first. A disk that hangs is waited for in vain.
         spools().for_each(|spool| spool.finish());
         let last = clock::now().after(LAST_WRITES_WAIT);
         wait_until(last, || spools().all(|spool| spool.is_finished())).await;
         gates.iter().for_each(|gate| gate.drop_rest());
-        // A write that hangs in the kernel cannot be interrupted: such a thread ends with the process.
-        let last = clock::now().after(LAST_OUTCOMES_WAIT);
-        wait_until(last, || archives().all(|(_, thread)| thread.is_finished())).await;
+        let last = tokio::time::Instant::now() + LAST_FILE_WAIT;
+        for deletion in deletions {
+            let _ = tokio::time::timeout_at(last, deletion.over()).await;
+        }
         Farewell::of_all(&gates)
     }
 }

@@ -63,7 +63,13 @@ enum Stage {
     /// Nothing waits; its core or its archive comes to its end, then its spool.
     Ending(Option<oneshot::Receiver<()>>),
     /// Its spool is being deleted.
-    Deleting(oneshot::Receiver<anyhow::Result<Sums>>),
+    Deleting(Deletion),
+}
+
+/// The deletion of a removed destination's spool, which goes on by itself.
+pub struct Deletion {
+    gate: &'static Gate,
+    report: oneshot::Receiver<anyhow::Result<Sums>>,
 }
 
 impl Control {
@@ -166,10 +172,16 @@ impl Control {
         }
     }
 
-    /// Takes out all who leave: a shutdown goes on with them.
-    pub fn take_all(&self) -> Vec<Running> {
-        let all = self.leaving.take().into_iter();
-        all.map(|leaving| leaving.running).collect()
+    /// Takes out all who leave, and what is being deleted of theirs: a shutdown goes on with them.
+    pub fn take_all(&self) -> (Vec<Running>, Vec<Deletion>) {
+        let (mut all, mut deletions) = (Vec::new(), Vec::new());
+        for Leaving { running, stage, .. } in self.leaving.take() {
+            all.push(running);
+            if let Stage::Deleting(deletion) = stage {
+                deletions.push(deletion);
+            }
+        }
+        (all, deletions)
     }
 
     /// Calls `visit` with all who leave.
@@ -272,14 +284,7 @@ impl Leaving {
                 }
                 return self.settle_spool(control);
             }
-            Stage::Deleting(deleted) => match deleted.try_recv() {
-                Err(oneshot::error::TryRecvError::Empty) => {}
-                Err(oneshot::error::TryRecvError::Closed) => return true,
-                Ok(deleted) => {
-                    note_deleted(gate, deleted);
-                    return true;
-                }
-            },
+            Stage::Deleting(deletion) => return deletion.is_over(),
         }
         false
     }
@@ -331,9 +336,9 @@ impl Leaving {
         match plan.orphans {
             SpoolOrphans::Drop => {
                 let (plan, name) = (plan.clone(), gate.name.clone());
-                let (done, deleted) = oneshot::channel();
+                let (done, report) = oneshot::channel();
                 tokio::task::spawn_blocking(move || done.send(spools::delete(&plan, &name)));
-                self.stage = Stage::Deleting(deleted);
+                self.stage = Stage::Deleting(Deletion { gate, report });
                 return false;
             }
             _ if parcels > 0 => tracing::warn!(
@@ -345,6 +350,25 @@ impl Leaving {
             _ => {}
         }
         true
+    }
+}
+
+impl Deletion {
+    /// Notes its end, if it has come.
+    fn is_over(&mut self) -> bool {
+        match self.report.try_recv() {
+            Err(oneshot::error::TryRecvError::Empty) => return false,
+            Err(oneshot::error::TryRecvError::Closed) => {}
+            Ok(deleted) => note_deleted(self.gate, deleted),
+        }
+        true
+    }
+
+    /// Waits for its end and notes it.
+    pub async fn over(self) {
+        if let Ok(deleted) = self.report.await {
+            note_deleted(self.gate, deleted);
+        }
     }
 }
 
@@ -558,6 +582,33 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(scene.link.is_finishing());
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_hears_what_was_deleted() {
+        let mut scene = Scene::new(NEVER);
+        scene.recover_one();
+        let (done, report) = oneshot::channel();
+        let gate = scene.gate;
+        scene.leaving.stage = Stage::Deleting(Deletion { gate, report });
+        scene.control.leaving.borrow_mut().push(scene.leaving);
+        let (all, deletions) = scene.control.take_all();
+        assert_eq!((all.len(), deletions.len()), (1, 1));
+        let sums = Sums {
+            profiles: 1,
+            profile_bytes: 7,
+            ..Sums::default()
+        };
+        assert!(done.send(Ok(sums)).is_ok(), "it is waited for");
+        for deletion in deletions {
+            deletion.over().await;
+        }
+        let farewell = Farewell::of(gate);
+        assert_eq!(
+            (farewell.spooled, &*farewell.dropped),
+            (0, &[(DropReason::Removed.label(), 1)][..])
+        );
+        scene.link.finish();
     }
 
     #[test]
