@@ -349,7 +349,7 @@ impl Gateway {
         wait_until(deadline, || self.connections.open() == 0).await;
         // No more is read back from here on: a backlog on disk is the next process's.
         spools().for_each(|spool| spool.stop_reading());
-        let is_memory_empty = || all.iter().all(Running::is_empty);
+        let is_memory_empty = || gates.iter().all(|gate| gate.is_memory_empty());
         wait_until(deadline, is_memory_empty).await;
         gates.iter().for_each(|gate| gate.close());
         spools().for_each(|spool| spool.take_the_rest(DropReason::Shutdown));

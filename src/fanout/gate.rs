@@ -614,6 +614,14 @@ impl Gate {
         held.saturating_sub(self.inbound.spooled_parcels.load(Ordering::Relaxed))
     }
 
+    /// Whether nothing is in memory and nothing comes back there from disk. Exact once nobody offers any more and the spool was
+    /// told to stop reading.
+    pub fn is_memory_empty(&self) -> bool {
+        let has_stopped = self.spool.as_ref().is_none_or(SpoolLink::has_stopped_reading);
+        // In this order: what was read last is counted.
+        has_stopped && self.parcels_in_memory() == 0
+    }
+
     /// One parcel goes on the wire.
     pub fn begin_attempt(&self) {
         self.outbound.in_flight.fetch_add(1, Ordering::Relaxed);

@@ -89,14 +89,6 @@ impl Running {
         }
     }
 
-    /// Whether nothing of it is in memory and nothing comes back there from disk. Exact once nobody offers to it any more and
-    /// its spool was told to stop reading.
-    pub fn is_empty(&self) -> bool {
-        let has_stopped = self.spool.as_ref().is_none_or(SpoolThread::has_stopped_reading);
-        // In this order: what was read last is counted.
-        has_stopped && self.gate.parcels_in_memory() == 0
-    }
-
     /// Whether `one`, of the same name, asks for what is there already.
     pub fn is_as(&self, one: &DestinationPlan, whole: &Plan) -> bool {
         let same_trace = match &self.work {

@@ -1,11 +1,12 @@
 //! Destinations that a reload has removed: they get nothing new, are given what waits for them, and end.
 //!
 //! ```text
-//!  removed ─▶ delivering ──nothing waits──────────────────────────▶ ending ─▶ (deleting its spool) ─▶ gone
-//!                │  ▲ back in the plan: it goes on as if nothing     ▲
-//!                │  └─ had been                                      │ nothing waits
-//!                └─ for --drain-timeout nothing was delivered ─▶ giving up
+//!  removed ─▶ departure: delivering, giving up, ending ─▶ (deleting its spool) ─▶ gone
+//!               │  back in the plan while it is delivered to: it goes on as if nothing had been
+//!               ▼
 //! ```
+//! What is done when is decided by [`Departure`]; its patience is `--drain-timeout`.
+//!
 //! What is given up goes to its spool, where it has one, and is dropped as `removed` otherwise. Once gone it is in no metric any
 //! more; the log has its farewell, and its books are kept for the case that it comes again.
 
@@ -21,12 +22,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::core::Order;
 use super::destinations::Running;
+use super::spools::SpoolThread;
 use super::{Farewell, share_memory, spools};
 use crate::admin::InForce;
 use crate::config::{SpoolOrphans, SpoolPlan};
 use crate::fanout::gate::Amount;
 use crate::fanout::{DropReason, Fanout, Gate};
-use crate::runtime::clock::{self, Mono};
+use crate::outbound::departure::{Crew, Departure, Seen};
+use crate::runtime::clock;
 use crate::spool::Sums;
 
 /// How often those that leave are looked at.
@@ -50,20 +53,11 @@ struct Leaving {
     running: Running,
     /// The fanouts that it was part of: whoever holds one may still offer to it.
     fanouts: Vec<Weak<Fanout>>,
-    /// For how long it may take nothing.
-    patience: Duration,
-    stage: Stage,
-}
-
-enum Stage {
-    /// What waits is sent. So many were delivered when something last was, or when nothing waited.
-    Delivering { delivered: u64, moved: Mono },
-    /// What waits is given up, what is on the wire ends.
-    GivingUp,
-    /// Nothing waits; its core or its archive comes to its end, then its spool.
-    Ending(Option<oneshot::Receiver<()>>),
+    departure: Departure,
+    /// Where its core says that it has ended it, until it has.
+    report: Option<oneshot::Receiver<()>>,
     /// Its spool is being deleted.
-    Deleting(Deletion),
+    deletion: Option<Deletion>,
 }
 
 /// The deletion of a removed destination's spool, which goes on by itself.
@@ -120,14 +114,14 @@ impl Control {
     /// Whether the destination is past its return: it has to be gone before it can come again.
     pub fn is_ending(&self, name: &str) -> bool {
         let leaving = self.leaving.borrow();
-        let mut ending = leaving.iter().filter(|one| !one.can_return());
+        let mut ending = leaving.iter().filter(|one| !one.departure.can_return());
         ending.any(|one| one.running.plan.name == name)
     }
 
     /// Reads of a destination that leaves and can return.
     pub fn with_leaving<T>(&self, name: &str, read: impl FnOnce(&Running) -> T) -> Option<T> {
         let leaving = self.leaving.borrow();
-        let mut returning = leaving.iter().filter(|one| one.can_return());
+        let mut returning = leaving.iter().filter(|one| one.departure.can_return());
         let found = returning.find(|one| one.running.plan.name == name);
         found.map(|one| read(&one.running))
     }
@@ -137,28 +131,21 @@ impl Control {
         let mut leaving = self.leaving.borrow_mut();
         let place = leaving
             .iter()
-            .position(|one| one.can_return() && one.running.plan.name == name)?;
-        let running = leaving.remove(place).running;
-        if let Some(spool) = &running.spool {
-            spool.resume_reading();
-        }
-        Some(running)
+            .position(|one| one.departure.can_return() && one.running.plan.name == name)?;
+        let returning = leaving.remove(place);
+        returning.departure.take_back();
+        Some(returning.running)
     }
 
     /// Begins to see a destination off that no fanout but `fanouts` has. Must be called on a tokio `LocalSet`.
     pub fn see_off(self: &Rc<Self>, running: Running, fanouts: Vec<Weak<Fanout>>, patience: Duration) {
-        if let Some(spool) = &running.spool {
-            spool.stop_reading();
-        }
-        let stage = Stage::Delivering {
-            delivered: running.gate.books().delivered.parcels,
-            moved: clock::now(),
-        };
+        let departure = Departure::begin(running.gate, patience, clock::now());
         self.leaving.borrow_mut().push(Leaving {
             running,
             fanouts,
-            patience,
-            stage,
+            departure,
+            report: None,
+            deletion: None,
         });
         if !self.is_seeing_off.replace(true) {
             let control = self.clone();
@@ -175,11 +162,12 @@ impl Control {
     /// Takes out all who leave, and what is being deleted of theirs: a shutdown goes on with them.
     pub fn take_all(&self) -> (Vec<Running>, Vec<Deletion>) {
         let (mut all, mut deletions) = (Vec::new(), Vec::new());
-        for Leaving { running, stage, .. } in self.leaving.take() {
+        for Leaving {
+            running, deletion, ..
+        } in self.leaving.take()
+        {
             all.push(running);
-            if let Stage::Deleting(deletion) = stage {
-                deletions.push(deletion);
-            }
+            deletions.extend(deletion);
         }
         (all, deletions)
     }
@@ -233,96 +221,25 @@ impl Drop for Held {
 }
 
 impl Leaving {
-    fn can_return(&self) -> bool {
-        matches!(self.stage, Stage::Delivering { .. })
-    }
-
     /// Does what can be done now. Returns whether it has gone.
     fn step(&mut self, control: &Control) -> bool {
-        let gate = self.running.gate;
-        match &mut self.stage {
-            Stage::Delivering { .. } if control.is_reloading.get() => {}
-            Stage::Delivering { delivered, moved } => {
-                let now = clock::now();
-                self.fanouts.retain(|fanout| fanout.strong_count() > 0);
-                // Whoever held one has let go of it after his last offer: that is seen from here on.
-                fence(Ordering::Acquire);
-                let is_cut_off = self.fanouts.is_empty();
-                let is_empty = self.running.is_empty();
-                let delivered_now = gate.books().delivered.parcels;
-                if is_empty && is_cut_off {
-                    self.end(control);
-                } else if is_empty || delivered_now != *delivered {
-                    (*delivered, *moved) = (delivered_now, now);
-                } else if is_cut_off && now.since(*moved) >= self.patience {
-                    self.give_up(control);
-                }
-            }
-            Stage::GivingUp if self.running.is_empty() => self.end(control),
-            // Again: an attempt that has failed since waits for its next one.
-            Stage::GivingUp => self.tell_core(control, Order::GiveUp),
-            Stage::Ending(report) => {
-                let has_reported = report.as_mut().is_none_or(|report| {
-                    !matches!(report.try_recv(), Err(oneshot::error::TryRecvError::Empty))
-                });
-                if has_reported {
-                    *report = None;
-                }
-                let has_archive_ended = self
-                    .running
-                    .archive()
-                    .is_none_or(|(_, thread)| thread.is_finished());
-                if !(has_reported && has_archive_ended) {
-                    return false;
-                }
-                // Not before: whoever ended the last parcel tells the spool so, and what it is not told is sent again.
-                if let Some(spool) = &self.running.spool {
-                    spool.finish();
-                    if !spool.is_finished() {
-                        return false;
-                    }
-                }
-                return self.settle_spool(control);
-            }
-            Stage::Deleting(deletion) => return deletion.is_over(),
+        if let Some(deletion) = &mut self.deletion {
+            return deletion.is_over();
         }
-        false
-    }
-
-    fn tell_core(&self, control: &Control, order: fn(&'static Gate) -> Order) {
-        if let Some(core) = self.running.core() {
-            control.tell(core, order(self.running.gate));
-        }
-    }
-
-    fn give_up(&mut self, control: &Control) {
-        let gate = self.running.gate;
-        tracing::warn!(
-            destination = %gate.name,
-            waiting = gate.parcels_in_memory(),
-            "removed destination takes nothing; what waits for it is given up"
-        );
-        if let Some(spool) = &self.running.spool {
-            spool.take_the_rest(DropReason::Removed);
-        }
-        if let Some((archive, _)) = self.running.archive() {
-            archive.give_up_removed();
-        }
-        self.tell_core(control, Order::GiveUp);
-        self.stage = Stage::GivingUp;
-    }
-
-    fn end(&mut self, control: &Control) {
-        self.tell_core(control, Order::End);
-        let report = self.running.core().map(|core| {
-            let (done, report) = oneshot::channel();
-            control.tell(core, Order::Report(done));
-            report
-        });
-        if let Some((archive, _)) = self.running.archive() {
-            archive.give_up_removed();
-        }
-        self.stage = Stage::Ending(report);
+        self.fanouts.retain(|fanout| fanout.strong_count() > 0);
+        // Whoever held one has let go of it after his last offer: that is seen from here on.
+        fence(Ordering::Acquire);
+        let seen = Seen {
+            now: clock::now(),
+            is_held: control.is_reloading.get(),
+            is_cut_off: self.fanouts.is_empty(),
+        };
+        let mut staff = Staff {
+            control,
+            running: &self.running,
+            report: &mut self.report,
+        };
+        self.departure.step(seen, &mut staff) && self.settle_spool(control)
     }
 
     /// What is left on disk stays there or goes, as `--spool-orphans` says. Returns whether that is all.
@@ -338,7 +255,7 @@ impl Leaving {
                 let (plan, name) = (plan.clone(), gate.name.clone());
                 let (done, report) = oneshot::channel();
                 tokio::task::spawn_blocking(move || done.send(spools::delete(&plan, &name)));
-                self.stage = Stage::Deleting(Deletion { gate, report });
+                self.deletion = Some(Deletion { gate, report });
                 return false;
             }
             _ if parcels > 0 => tracing::warn!(
@@ -369,6 +286,57 @@ impl Deletion {
         if let Ok(deleted) = self.report.await {
             note_deleted(self.gate, deleted);
         }
+    }
+}
+
+/// The core or the archive of a destination that leaves, and the thread of its spool.
+struct Staff<'a> {
+    control: &'a Control,
+    running: &'a Running,
+    report: &'a mut Option<oneshot::Receiver<()>>,
+}
+
+impl Staff<'_> {
+    fn give_up_archive(&self) {
+        if let Some((archive, _)) = self.running.archive() {
+            archive.give_up_removed();
+        }
+    }
+}
+
+impl Crew for Staff<'_> {
+    fn give_up(&mut self) {
+        self.give_up_archive();
+        if let Some(core) = self.running.core() {
+            self.control.tell(core, Order::GiveUp(self.running.gate));
+        }
+    }
+
+    fn end(&mut self) {
+        self.give_up_archive();
+        if let Some(core) = self.running.core() {
+            self.control.tell(core, Order::End(self.running.gate));
+            let (done, report) = oneshot::channel();
+            self.control.tell(core, Order::Report(done));
+            *self.report = Some(report);
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        let is_awaited = |report: &mut oneshot::Receiver<()>| {
+            matches!(report.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+        };
+        if self.report.as_mut().is_some_and(is_awaited) {
+            return false;
+        }
+        *self.report = None; // it is told once
+        let archive = self.running.archive();
+        archive.is_none_or(|(_, thread)| thread.is_finished())
+    }
+
+    fn has_keeper_ended(&mut self) -> bool {
+        let spool = self.running.spool.as_ref();
+        spool.is_none_or(SpoolThread::is_finished)
     }
 }
 
@@ -407,9 +375,9 @@ mod tests {
     use super::*;
     use crate::config::{Flags, Host, Overflow, Plan};
     use crate::fanout::push::tests::push;
+    use crate::fanout::spool_link::Reading;
     use crate::fanout::{AckMode, DestinationId, Outcome, Parcel, RecordId, SpoolLink, Ticket};
     use crate::gateway::destinations::{Errands, Work};
-    use crate::gateway::spools::SpoolThread;
     use crate::outbound::head::Trace;
     use crate::spool::fake::Faults;
     use crate::spool::keeper::Keeper;
@@ -432,6 +400,11 @@ mod tests {
 
     impl Scene {
         fn new(patience: Duration) -> Self {
+            Self::while_reading(patience).0
+        }
+
+        /// Its spool had begun to read something back.
+        fn while_reading(patience: Duration) -> (Self, Reading<'static>) {
             let flags = Line::try_parse_from(["x", "--to", "a=http://127.0.0.1:1"]);
             let host = Host {
                 cpus: vec![0],
@@ -466,22 +439,21 @@ mod tests {
                 plan,
                 destinations: Vec::new(),
             });
-            let stage = Stage::Delivering {
-                delivered: 0,
-                moved: clock::now(),
-            };
-            Self {
+            let reading = link.begin_reading().expect("it may read");
+            let scene = Self {
                 control: Control::new(vec![giving], None, Arc::new(in_force)),
                 orders,
                 leaving: Leaving {
                     running,
                     fanouts: Vec::new(),
-                    patience,
-                    stage,
+                    departure: Departure::begin(gate, patience, clock::now()),
+                    report: None,
+                    deletion: None,
                 },
                 gate,
                 link,
-            }
+            };
+            (scene, reading)
         }
 
         fn step(&mut self) -> bool {
@@ -520,32 +492,31 @@ mod tests {
 
     #[test]
     fn it_stays_while_its_spool_reads_something_back() {
-        let mut scene = Scene::new(NEVER);
+        let (mut scene, reading) = Scene::while_reading(NEVER);
         scene.recover_one();
-        let reading = scene.link.begin_reading().expect("it may read");
-        scene.link.stop_reading();
         assert!(
-            !scene.step() && scene.leaving.can_return(),
+            !scene.step() && scene.leaving.departure.can_return(),
             "its spool is reading"
         );
         scene.restore();
         drop(reading);
         assert!(scene.link.begin_reading().is_none(), "it may read no more");
-        assert!(!scene.step() && scene.leaving.can_return(), "what was read waits");
+        assert!(
+            !scene.step() && scene.leaving.departure.can_return(),
+            "what was read waits"
+        );
         let read = scene.gate.take().expect("it was read");
         read.ticket.resolve(Outcome::Delivered);
         assert!(scene.order().is_none());
-        assert!(!scene.step() && !scene.leaving.can_return());
+        assert!(!scene.step() && !scene.leaving.departure.can_return());
         assert!(matches!(scene.order(), Some(Order::End(_))));
         assert_eq!(scene.gate.books().delivered.parcels, 1);
     }
 
     #[test]
     fn giving_up_waits_for_what_is_being_read_too() {
-        let mut scene = Scene::new(Duration::ZERO);
+        let (mut scene, reading) = Scene::while_reading(Duration::ZERO);
         scene.recover_one();
-        let reading = scene.link.begin_reading().expect("it may read");
-        scene.link.stop_reading();
         assert!(!scene.step() && !scene.step(), "it takes nothing");
         scene.restore();
         drop(reading);
@@ -564,7 +535,6 @@ mod tests {
     #[test]
     fn its_spool_hears_what_became_of_the_last_parcel() {
         let mut scene = Scene::new(NEVER);
-        scene.link.stop_reading();
         assert!(!scene.step());
         assert!(matches!(scene.order(), Some(Order::End(_))));
         let Some(Order::Report(done)) = scene.order() else {
@@ -590,7 +560,7 @@ mod tests {
         scene.recover_one();
         let (done, report) = oneshot::channel();
         let gate = scene.gate;
-        scene.leaving.stage = Stage::Deleting(Deletion { gate, report });
+        scene.leaving.deletion = Some(Deletion { gate, report });
         scene.control.leaving.borrow_mut().push(scene.leaving);
         let (all, deletions) = scene.control.take_all();
         assert_eq!((all.len(), deletions.len()), (1, 1));
@@ -615,7 +585,6 @@ mod tests {
     fn what_it_cannot_store_is_dropped_as_removed() {
         let mut scene = Scene::new(Duration::ZERO);
         let gate = scene.gate;
-        scene.link.stop_reading();
         let (mut keeper, disk, wall) = Keeper::on_fake_disk(gate);
         let fanout = Fanout::new(vec![gate], Overflow::DropOldest);
         let mut one = push(7, AckMode::Detached, 1);

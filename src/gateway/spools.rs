@@ -118,19 +118,9 @@ impl SpoolThread {
         self.link.counts().left_parcels.load(Ordering::Relaxed)
     }
 
-    /// Nothing more comes back into memory: a shutdown has begun, or its destination is removed.
+    /// Nothing more comes back into memory: a shutdown has begun.
     pub fn stop_reading(&self) {
         self.link.stop_reading();
-    }
-
-    /// Whether nothing comes back into memory any more, after [`SpoolThread::stop_reading`].
-    pub fn has_stopped_reading(&self) -> bool {
-        self.link.has_stopped_reading()
-    }
-
-    /// What is on disk comes back again: its destination has been removed, and is there again.
-    pub fn resume_reading(&self) {
-        self.link.resume_reading();
     }
 
     /// Nothing new comes: what is in memory gets to the disk, as far as that goes.

@@ -2,7 +2,7 @@
 //!
 //! Pure and tested without a socket: [`classify`] (what an answer means), [`backoff`] (how long to wait), [`health`] (up,
 //! down, retry budget), [`window`] (how many at a time), [`waiting`] (retries by due time and age), [`desk`]
-//! (what goes next). Around them: [`connection`] (one request and its answer),
+//! (what goes next), [`departure`] (how one ends that was removed). Around them: [`connection`] (one request and its answer),
 //! [`destination`] (dispatcher and lanes), `call` (what is passed through), [`addresses`] (where names lead),
 //! [`credentials`], [`secrets`] and [`oauth2`] (who we are to it, and where that comes from; [`client`] asks for tokens). On disk instead: [`archive`].
 
@@ -14,6 +14,7 @@ pub mod classify;
 pub mod client;
 pub mod connection;
 pub mod credentials;
+pub mod departure;
 pub mod desk;
 pub mod destination;
 pub mod dns;
