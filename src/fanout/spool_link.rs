@@ -66,6 +66,8 @@ pub struct SpoolLink {
     to_store: (Sender<Parcel>, Receiver<Parcel>),
     returns: (Sender<Return>, Receiver<Return>),
     keeper: OnceLock<Thread>,
+    #[cfg(test)]
+    held_back: Mutex<Option<Vec<Return>>>,
 }
 
 /// Bounds of what is stored that may change while the keeper is at work.
@@ -121,6 +123,8 @@ impl SpoolLink {
             to_store: crossbeam_channel::unbounded(),
             returns: crossbeam_channel::unbounded(),
             keeper: OnceLock::new(),
+            #[cfg(test)]
+            held_back: Mutex::new(None),
         }
     }
 
@@ -203,8 +207,36 @@ impl SpoolLink {
     }
 
     pub(super) fn give_back(&self, record: Return) {
+        #[cfg(test)]
+        if let Some(held_back) = &mut *self.held_back.lock().expect("no test panics there") {
+            return held_back.push(record);
+        }
         let _ = self.returns.0.send(record);
         self.wake();
+    }
+
+    /// The core that ends parcels is interrupted: the books say so, and the keeper is not told.
+    #[cfg(test)]
+    pub(crate) fn hold_back(&self) {
+        let mut held_back = self.held_back.lock().expect("no test panics there");
+        held_back.get_or_insert_default();
+    }
+
+    /// That core goes on.
+    #[cfg(test)]
+    pub(crate) fn go_on(&self) {
+        let held_back = self.held_back.lock().expect("no test panics there").take();
+        held_back
+            .into_iter()
+            .flatten()
+            .for_each(|record| self.give_back(record));
+    }
+
+    /// Whether there is something that the keeper is not told.
+    #[cfg(test)]
+    pub(crate) fn is_held_back(&self) -> bool {
+        let held_back = self.held_back.lock().expect("no test panics there");
+        held_back.as_ref().is_some_and(|records| !records.is_empty())
     }
 
     /// Wakes the keeper.

@@ -5,11 +5,13 @@
 //!  offer ─▶ Fanout ─▶ Gate ─┬─▶ Desk ─▶ wire ─▶ peer: takes it, is busy, stays silent, refuses
 //!                           └─▶ SpoolLink ─▶ Keeper ─▶ FakeDisk: full, EIO, read-only
 //!  from time to time: a restart as `gateway` does it, `kill -9`, a power loss
+//!  by reloads: a destination changes, goes (`Departure`), comes back before it has ended or after
 //! ```
 //! After every step, for each destination: the books balance, and what they hold lies where it should, counted piece by
 //! piece; memory stays in its bounds; nothing older than the limit goes on the wire, and nothing that was accepted before,
 //! but for a delivery whose done mark a kill (or a disk that fails) has come before; what a client was told has been stored
-//! is there. At the end all is healed and only wake-ups that were asked for move the clock: everything must end, and what
+//! is there; nothing is offered to a destination that has been removed once every core knows, nothing of it is dropped but for a
+//! reason that it may be, and when it comes again its books and its spool go on where they ended. At the end all is healed and only wake-ups that were asked for move the clock: everything must end, and what
 //! was not delivered must have been counted as dropped. Not responsible for bytes on disk (`spool::store::model`).
 //!
 //! A failing seed is printed. `PYROTEE_SEED=N` runs that one, `PYROTEE_SEEDS=N` so many.
@@ -17,15 +19,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use smallvec::smallvec;
 
+use super::departure::{Crew, Departure, Seen as Observed};
 use super::desk::{Desk, Limits, Trouble};
 use crate::config::{Overflow, SpoolSync};
+use crate::fanout::gate::Amount;
 use crate::fanout::push::PushParts;
 use crate::fanout::{
     AckMode, DestinationId, DropReason, Fanout, Gate, OfferRefused, Outcome, Parcel, Push, SpoolLink, Verdict,
@@ -51,6 +55,11 @@ const CROSSING: usize = 64;
 /// A push without a body weighs so much, and none here weighs more than that and `BODY_MAX`.
 const WEIGHT_MIN: u64 = 512;
 const BODY_MAX: usize = 200;
+/// Cores that take pushes in. Each learns of a reload by itself.
+const INBOUND_CORES: usize = 2;
+/// How often the control plane looks at destinations that leave, when nothing else happens: less often than `gateway` does, or
+/// the clock would go in small steps.
+const LOOK_EVERY_MS: u64 = 500;
 /// Rounds in which everything must have ended when all is well again.
 const HEALING_ROUNDS: usize = 5_000;
 
@@ -103,6 +112,21 @@ fn nothing_is_lost_doubled_or_late_on_the_whole_path() {
             "promise-kept-on-disk",
             "reload-with-wire",
             "refused-before-a-reload",
+            "removed",
+            "offered-by-a-core-that-does-not-know",
+            "taken-back",
+            "taken-back-changed",
+            "held",
+            "given-up",
+            "dropped-as-removed",
+            "gone",
+            "gone-with-spool",
+            "awaited-to-go",
+            "come-again",
+            "come-again-with-spool",
+            "deleted",
+            "restart-while-leaving",
+            "restart-while-gone",
         ];
         let missing: Vec<_> = all.iter().filter(|event| !seen.contains(*event)).collect();
         assert!(missing.is_empty(), "{missing:?} never happened: {seen:?}");
@@ -216,10 +240,18 @@ enum Peer {
 /// One destination: what is real of it, and what is known about it. Pushes go by the millisecond in which they were
 /// accepted, which is another for each.
 struct Site {
+    presence: Presence,
+    /// The last one, where it has gone.
     gate: &'static Gate,
     desk: Desk,
+    /// What its core has been told and has not done.
+    orders: Vec<Order>,
+    has_core_ended: bool,
     keeper: Option<Keeper<FakeDisk>>,
+    has_keeper_ended: bool,
     disk: FakeDisk,
+    /// The limit, or what was there at the start: a segment that was removed may be there again after a power loss.
+    disk_bytes_max: u64,
     wire: Vec<Parcel>,
     peer: Peer,
     /// Taken in, by any process.
@@ -241,16 +273,99 @@ struct Site {
     /// On the wire when a process left, without a spool to stay in.
     undecided: u64,
     has_had_faults: bool,
+    /// When it was removed, or was delivered to after that.
+    moved_ms: u64,
+    has_given_up: bool,
+    /// Of what was dropped as removed, what was deleted with its spool.
+    deleted: u64,
+}
+
+/// Whether a destination is there.
+enum Presence {
+    /// It is in the plan.
+    Planned,
+    /// It was removed, and those are the fanouts that may still offer to it.
+    Leaving(Departure, Vec<Weak<Fanout>>),
+    /// It has ended.
+    Gone,
+}
+
+/// What the core of a destination is told, as `gateway` does.
+#[derive(Clone, Copy)]
+enum Order {
+    GiveUp,
+    End,
+}
+
+/// Those who work for a destination that leaves, as the control plane sees them.
+struct Hands<'a> {
+    orders: &'a mut Vec<Order>,
+    has_core_ended: bool,
+    has_keeper_ended: bool,
+}
+
+impl Crew for Hands<'_> {
+    fn give_up(&mut self) {
+        self.orders.push(Order::GiveUp);
+    }
+
+    fn end(&mut self) {
+        self.orders.push(Order::End);
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.has_core_ended
+    }
+
+    fn has_keeper_ended(&mut self) -> bool {
+        self.has_keeper_ended
+    }
+}
+
+/// The reloads of a history that has some.
+struct Reloads {
+    random: fastrand::Rng,
+    /// For how long a destination that leaves may take nothing.
+    patience: Duration,
+    /// `--spool-orphans drop`.
+    drops_orphans: bool,
+    /// The one that is being prepared.
+    next: Option<Reload>,
+}
+
+/// One that is about to be put in force.
+#[derive(Clone, Copy)]
+struct Reload {
+    /// Of which destination.
+    index: usize,
+    fate: Fate,
+}
+
+/// What becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Changes,
+    Goes,
+    /// It comes again. Whether it can come back or begins anew shows when those who are about to go have gone.
+    Comes,
+    /// It comes back before it has ended.
+    Stays,
+    Starts,
 }
 
 struct World {
     random: fastrand::Rng,
-    /// In one history of three destinations are changed by reloads. The others are what they would be without.
-    reloads: Option<fastrand::Rng>,
+    /// In one history of three there are reloads. The others are what they would be without.
+    reloads: Option<Reloads>,
     setting: Setting,
     now_ms: u64,
     memory: Arc<MemoryBudget>,
-    fanout: Fanout,
+    /// Where pushes go by the plan.
+    course: Arc<Fanout>,
+    /// Where each inbound core sends them, the order to do otherwise still before it maybe.
+    followed: [Arc<Fanout>; INBOUND_CORES],
+    /// All that somebody may still hold.
+    fanouts: Vec<Weak<Fanout>>,
     sites: Vec<Site>,
     /// Whose clients have no answer yet.
     open: BTreeMap<u64, Arc<Push>>,
@@ -266,8 +381,11 @@ impl World {
         let mut random = fastrand::Rng::with_seed(seed);
         let setting = Setting::new(&mut random);
         let memory = MemoryBudget::new(setting.memory_limit);
+        let course = Arc::new(Fanout::new(Vec::new(), setting.overflow));
         let mut world = Self {
-            fanout: Fanout::new(Vec::new(), setting.overflow),
+            followed: std::array::from_fn(|_| course.clone()),
+            course,
+            fanouts: Vec::new(),
             memory,
             now_ms: 0,
             sites: Vec::new(),
@@ -275,26 +393,30 @@ impl World {
             promised: BTreeSet::new(),
             is_exact: true,
             seen: BTreeSet::new(),
-            reloads: seed.is_multiple_of(3).then(|| fastrand::Rng::with_seed(!seed)),
+            reloads: seed.is_multiple_of(3).then(|| Reloads::new(!seed)),
             setting,
             random,
         };
         for index in 0..world.random.usize(1..4) {
             let disk = FakeDisk::new(world.random.u64(..));
-            let site = world.open_site(index, disk);
+            let site = world.open_site(index, disk, None);
             world.sites.push(site);
         }
         world.connect();
         world
     }
 
-    /// A destination in a new process.
-    fn open_site(&self, index: usize, disk: FakeDisk) -> Site {
+    /// A destination that starts, in a new process or after `past`.
+    fn open_site(&self, index: usize, disk: FakeDisk, past: Option<&Gate>) -> Site {
         let setting = &self.setting;
         let gate = Gate::new(DestinationId(index), format!("d{index}"), setting.queue_bytes_max)
             .with_crossing(CROSSING)
             .with_pinned_bytes_max(setting.pinned_bytes_max)
             .with_overflow(setting.overflow);
+        let gate = match past {
+            Some(past) => gate.continuing(past),
+            None => gate,
+        };
         let gate = if setting.has_spool {
             gate.with_spool(SpoolLink::new(
                 setting.mode == AckMode::Stored,
@@ -304,16 +426,40 @@ impl World {
             gate
         };
         let gate: &'static Gate = Box::leak(Box::new(gate));
+        let mut disk_bytes_max = setting.store.bytes_max;
         let keeper = gate.spool().and_then(|_| {
             let (store, _) = Store::open(disk.clone(), setting.store).expect("it can be listed");
+            disk_bytes_max = disk_bytes_max.max(store.totals().disk_bytes);
             let clock = (self.wall(), BOOT);
             Keeper::new(gate, store, self.memory.clone(), setting.rules(), clock)
         });
         Site {
-            gate,
-            desk: Desk::new(setting.limits(), self.now()),
             keeper,
+            disk_bytes_max,
+            ..self.empty_site(gate, disk)
+        }
+    }
+
+    /// A destination that is not in the plan of a new process.
+    fn absent_site(&self, index: usize, disk: FakeDisk) -> Site {
+        let gate = Gate::new(DestinationId(index), format!("d{index}"), 0);
+        Site {
+            presence: Presence::Gone,
+            ..self.empty_site(Box::leak(Box::new(gate)), disk)
+        }
+    }
+
+    fn empty_site(&self, gate: &'static Gate, disk: FakeDisk) -> Site {
+        Site {
+            presence: Presence::Planned,
+            gate,
+            desk: Desk::new(self.setting.limits(), self.now()),
+            orders: Vec::new(),
+            has_core_ended: false,
+            keeper: None,
+            has_keeper_ended: false,
             disk,
+            disk_bytes_max: 0,
             wire: Vec::new(),
             peer: Peer::Takes,
             offered: BTreeSet::new(),
@@ -327,12 +473,30 @@ impl World {
             overflow_before: 0,
             undecided: 0,
             has_had_faults: false,
+            moved_ms: 0,
+            has_given_up: false,
+            deleted: 0,
         }
     }
 
+    /// All cores of a new process go by the plan.
     fn connect(&mut self) {
-        let gates = self.sites.iter().map(|site| site.gate).collect();
-        self.fanout = Fanout::new(gates, self.setting.overflow);
+        self.fanouts.clear();
+        self.direct();
+        self.follow_all();
+    }
+
+    /// Pushes are to go to those who are in the plan now.
+    fn direct(&mut self) {
+        let planned = self.sites.iter().filter(|site| site.is_planned());
+        let gates = planned.map(|site| site.gate).collect();
+        self.course = Arc::new(Fanout::new(gates, self.setting.overflow));
+        self.fanouts.retain(|fanout| fanout.strong_count() > 0);
+        self.fanouts.push(Arc::downgrade(&self.course));
+    }
+
+    fn follow_all(&mut self) {
+        self.followed = std::array::from_fn(|_| self.course.clone());
     }
 
     fn now(&self) -> Mono {
@@ -367,9 +531,7 @@ impl World {
                 99 if self.setting.power => self.kill(true),
                 _ => {}
             }
-            if self.reloads.as_mut().is_some_and(|random| random.u8(..100) == 0) {
-                self.start_over(index);
-            }
+            self.reload_some(index);
             self.check();
         }
         self.heal();
@@ -401,11 +563,24 @@ impl World {
             pinned_bytes: bytes + self.random.u64(..800),
             charge: None,
         };
-        let destinations = self.fanout.len();
-        let push = Arc::new(Push::new(parts, self.setting.mode, destinations));
-        match self.fanout.offer(&push) {
+        let core = self
+            .reloads
+            .as_mut()
+            .map_or(0, |reloads| reloads.random.usize(..INBOUND_CORES));
+        let fanout = self.followed[core].clone();
+        let push = Arc::new(Push::new(parts, self.setting.mode, fanout.len()));
+        match fanout.offer(&push) {
             Ok(()) => {
-                for site in &mut self.sites {
+                let is_offered =
+                    |site: &&mut Site| fanout.gates().iter().any(|gate| std::ptr::eq(*gate, site.gate));
+                for site in self.sites.iter_mut().filter(is_offered) {
+                    if !site.is_planned() {
+                        assert!(
+                            site.can_return(),
+                            "{number} is offered to a destination that was removed"
+                        );
+                        self.seen.insert("offered-by-a-core-that-does-not-know");
+                    }
                     site.offered.insert(number);
                     site.life_offered += 1;
                 }
@@ -427,6 +602,10 @@ impl World {
         let (now, unix_ms) = (self.now(), self.unix_ms());
         let setting = &self.setting;
         let site = &mut self.sites[index];
+        site.core_goes_on();
+        if site.has_core_ended {
+            return;
+        }
         site.desk.accept(site.gate, now);
         site.check_memory(setting, 1);
         while let Some(parcel) = site.desk.next(now, self.random.f64()) {
@@ -451,6 +630,7 @@ impl World {
     /// An attempt ends as the peer wants it.
     fn end_one(&mut self, index: usize) {
         let site = &self.sites[index];
+        site.core_goes_on();
         if site.wire.is_empty() {
             return;
         }
@@ -490,8 +670,16 @@ impl World {
         }
         site.unmarked.insert(number);
         site.life_delivered += 1;
+        site.moved_ms = self.now_ms;
         site.gate.end_attempt();
         site.desk.observe(&parcel, Duration::from_millis(5), now);
+        // What follows the books is another core's turn before it is this one's again, at times.
+        if let Some(reloads) = &mut self.reloads
+            && let Some(link) = site.gate.spool()
+            && reloads.random.bool()
+        {
+            link.hold_back();
+        }
         site.desk.conclude(parcel, Outcome::Delivered);
         self.seen.insert("delivered");
     }
@@ -546,24 +734,30 @@ impl World {
     fn step_keeper(&mut self, index: usize) -> Mono {
         let (now, wall) = (self.now(), self.wall());
         let site = &mut self.sites[index];
-        let Some(keeper) = &mut site.keeper else {
+        let Some(keeper) = site.keeper.as_mut().filter(|_| !site.has_keeper_ended) else {
             return Mono::NEVER;
         };
+        let link = site.gate.spool().expect("it has a keeper");
+        let is_finishing = link.is_finishing();
         let wake_at = keeper.step(now, wall);
+        // As its thread does.
+        if is_finishing && link.is_idle() {
+            keeper.finish(now);
+            site.has_keeper_ended = true;
+        }
         let store = keeper.store();
         if store.is_behind() {
             self.seen.insert("behind");
-        } else {
+        } else if !link.is_held_back() {
             site.unmarked.clear();
         }
         let totals = store.totals();
-        let link = site.gate.spool().expect("it has a keeper");
         // What the crossing has thrown back meanwhile, the store learns with the next step.
-        if link.is_idle() {
+        if link.is_idle() && !link.is_held_back() {
             let alone = totals.left.parcels - totals.out.parcels;
             assert_eq!(site.gate.books().spooled_parcels, alone, "{totals:?}");
         }
-        assert!(totals.disk_bytes <= self.setting.store.bytes_max, "{totals:?}");
+        assert!(totals.disk_bytes <= site.disk_bytes_max, "{totals:?}");
         wake_at
     }
 
@@ -601,7 +795,20 @@ impl World {
     fn restart(&mut self) {
         self.seen.insert("restart");
         let indices = 0..self.sites.len();
+        // What was ordered before is done; nobody looks after those who leave any more.
+        if let Some(reloads) = &mut self.reloads {
+            reloads.next = None;
+        }
+        self.follow_all();
+        for index in indices.clone() {
+            self.obey(index);
+        }
         for site in &mut self.sites {
+            match site.presence {
+                Presence::Planned => {}
+                Presence::Leaving(..) => _ = self.seen.insert("restart-while-leaving"),
+                Presence::Gone => _ = self.seen.insert("restart-while-gone"),
+            }
             site.gate.spool().into_iter().for_each(SpoolLink::stop_reading);
             if self.random.bool() {
                 site.desk.hurry();
@@ -623,7 +830,7 @@ impl World {
             links.for_each(|link| link.set_last(DropReason::Shutdown));
         }
         for index in indices.clone() {
-            self.give_up(index);
+            self.give_up(index, DropReason::Shutdown);
             if self.random.bool() {
                 self.step_keeper(index);
             }
@@ -644,11 +851,14 @@ impl World {
         self.reopen(false);
     }
 
-    fn give_up(&mut self, index: usize) {
+    fn give_up(&mut self, index: usize, reason: DropReason) {
         let now = self.now();
         let site = &mut self.sites[index];
-        site.desk.accept(site.gate, now);
-        site.desk.give_up(site.gate, DropReason::Shutdown);
+        site.core_goes_on();
+        if !site.has_core_ended {
+            site.desk.accept(site.gate, now);
+            site.desk.give_up(site.gate, reason);
+        }
     }
 
     /// The core ends, then the keeper.
@@ -666,29 +876,21 @@ impl World {
             site.gate.end_attempt();
         }
         site.wire = undecided;
-        self.give_up(index);
+        self.give_up(index, DropReason::Shutdown);
         let site = &mut self.sites[index];
         while let Some(parcel) = site.gate.take() {
             site.gate.evict(parcel, DropReason::Shutdown);
         }
         if let Some(link) = site.gate.spool() {
             link.finish();
-            self.step_keeper(index);
             let mut rounds = 0;
-            while !self.sites[index].gate.spool().is_none_or(SpoolLink::is_idle) {
+            while !self.sites[index].has_keeper_ended {
                 self.step_keeper(index);
                 rounds += 1;
                 assert!(rounds < 100, "the keeper does not come to an end");
             }
         }
-        let now = self.now();
         let site = &mut self.sites[index];
-        if let Some(keeper) = &mut site.keeper {
-            keeper.finish(now);
-            if !keeper.store().is_behind() {
-                site.unmarked.clear();
-            }
-        }
         site.gate.drop_rest();
         let books = site.gate.books();
         assert!(books.balance(), "{books:?}");
@@ -713,6 +915,9 @@ impl World {
     fn reopen(&mut self, is_power_loss: bool) {
         self.open.clear();
         self.is_exact &= !is_power_loss;
+        if let Some(reloads) = &mut self.reloads {
+            reloads.next = None;
+        }
         let sites = std::mem::take(&mut self.sites);
         for (index, old) in sites.into_iter().enumerate() {
             let site = self.succeed(index, old, is_power_loss);
@@ -725,9 +930,29 @@ impl World {
     }
 
     fn succeed(&mut self, index: usize, mut old: Site, is_power_loss: bool) -> Site {
-        let books = old.gate.books();
-        let dropped = books.dropped_total().parcels;
+        let dropped = old.gate.books().dropped_total().parcels;
         let overflow = old.dropped(DropReason::Overflow);
+        let undecided = old.wire.len() as u64;
+        let found = self.close_store(&mut old, is_power_loss);
+        let mut orphans = 0;
+        let new = if old.is_planned() {
+            self.start(index, old.disk.clone(), None, found)
+        } else {
+            if self.drops_orphans() {
+                orphans = old.delete_spool(); // which the log tells
+            }
+            self.absent_site(index, old.disk.clone())
+        };
+        Site {
+            dropped_before: old.dropped_before + dropped + orphans,
+            overflow_before: old.overflow_before + overflow,
+            undecided: old.undecided + undecided,
+            ..old.remembered_by(new)
+        }
+    }
+
+    /// The store of `old` is closed, whose memory goes. Returns how many parcels are on disk for who opens it next.
+    fn close_store(&mut self, old: &mut Site, is_power_loss: bool) -> u64 {
         // What has ended and whose mark is on its way is left in the store still.
         let left = old
             .keeper
@@ -738,13 +963,12 @@ impl World {
             .as_mut()
             .is_some_and(|keeper| keeper.store().is_behind());
         self.is_exact &= !is_behind;
-        let undecided = old.wire.len() as u64;
-        drop(old.desk);
+        old.desk = Desk::new(self.setting.limits(), self.now());
         old.wire.clear();
         while old.gate.take().is_some() {}
         let link = old.gate.spool();
         while link.is_some_and(|link| link.take_parcel().is_some()) {}
-        drop(old.keeper);
+        old.keeper = None;
         if left.is_some() {
             old.may_repeat.append(&mut old.unmarked);
         }
@@ -754,37 +978,266 @@ impl World {
         }
         // What cannot be read at a start is left aside, which has a test of its own.
         old.disk.set_faults(Faults::default());
-        let new = self.open_site(index, old.disk);
-        let recovered = new.gate.books().recovered_parcels;
-        if recovered > 0 {
-            self.seen.insert("recovered");
-        }
+        let on_disk = on_disk(&old.disk);
+        let found = on_disk.len() as u64;
         if let (Some(left), false) = (left, is_power_loss) {
-            assert!(recovered >= left, "{recovered} of {left} came back");
-            assert!(recovered == left || is_behind, "{recovered} of {left} came back");
+            assert!(found >= left, "{found} of {left} are there");
+            assert!(found == left || is_behind, "{found} of {left} are there");
         }
         let mut again = BTreeSet::new();
-        for number in on_disk(&new.disk) {
+        for number in on_disk {
             assert!(old.offered.contains(&number), "{number} comes from nowhere");
             if !again.insert(number) {
-                assert!(is_behind || is_power_loss, "{number} is there twice");
+                let may_be = is_behind || is_power_loss || old.may_repeat.contains(&number);
+                assert!(may_be, "{number} is there twice");
                 old.may_repeat.insert(number);
             }
             let may_be_there = !old.delivered.contains(&number) || old.may_repeat.contains(&number);
             assert!(may_be_there, "{number} was delivered and marked");
         }
-        Site {
-            peer: old.peer,
-            offered: old.offered,
-            delivered: old.delivered,
-            given_up: old.given_up,
-            may_repeat: old.may_repeat,
-            dropped_before: old.dropped_before + dropped,
-            overflow_before: old.overflow_before + overflow,
-            undecided: old.undecided + undecided,
-            has_had_faults: old.has_had_faults,
-            ..new
+        found
+    }
+
+    /// A destination starts, for which `found` parcels are on disk.
+    fn start(&mut self, index: usize, disk: FakeDisk, past: Option<&Gate>, found: u64) -> Site {
+        let new = self.open_site(index, disk, past);
+        let recovered = new.gate.books().recovered_parcels;
+        let expected = if self.setting.has_spool { found } else { 0 };
+        assert_eq!(recovered, expected, "came back");
+        if recovered > 0 {
+            self.seen.insert("recovered");
         }
+        new
+    }
+
+    // ---- reloads
+
+    /// One is prepared or put in force, cores follow it, and those who leave get on; or none of that.
+    fn reload_some(&mut self, index: usize) {
+        let Some(reloads) = &mut self.reloads else { return };
+        let random = &mut reloads.random;
+        match random.u8(..100) {
+            0..6 => self.prepare(index),
+            6..40 => self.get_on_with_reload(),
+            40..60 => {
+                let core = random.usize(..INBOUND_CORES);
+                self.followed[core] = self.course.clone();
+            }
+            _ => {}
+        }
+        for index in 0..self.sites.len() {
+            match self.reloads.as_mut().map(|reloads| reloads.random.u8(..6)) {
+                Some(0 | 1) => self.look(index),
+                Some(2) => self.obey(index),
+                _ => {}
+            }
+        }
+    }
+
+    /// Nothing is different until it is put in force. The last destination stays.
+    fn prepare(&mut self, index: usize) {
+        let has_followed = |fanout| Arc::ptr_eq(fanout, &self.course);
+        let has_last_ended = self.followed.iter().all(has_followed);
+        let Some(reloads) = self
+            .reloads
+            .as_mut()
+            .filter(|reloads| reloads.next.is_none() && has_last_ended)
+        else {
+            return;
+        };
+        let planned = self.sites.iter().filter(|site| site.is_planned()).count();
+        let fate = match self.sites[index].presence {
+            Presence::Planned if planned > 1 && reloads.random.u8(..3) > 0 => Fate::Goes,
+            Presence::Planned => Fate::Changes,
+            Presence::Leaving(..) | Presence::Gone => Fate::Comes,
+        };
+        reloads.next = Some(Reload { index, fate });
+    }
+
+    fn get_on_with_reload(&mut self) {
+        let next = self.reloads.as_mut().and_then(|reloads| reloads.next.take());
+        let Some(Reload { index, fate }) = next else {
+            return;
+        };
+        match fate {
+            Fate::Changes => self.start_over(index),
+            Fate::Goes => self.remove(index),
+            Fate::Comes => self.look_for_fate(index),
+            Fate::Stays => self.take_back(index),
+            Fate::Starts => self.come_again(index),
+        }
+    }
+
+    /// What one that comes again is must not change any more once that has been seen.
+    fn look_for_fate(&mut self, index: usize) {
+        let fate = match &self.sites[index].presence {
+            Presence::Leaving(departure, _) if departure.can_return() => Fate::Stays,
+            Presence::Leaving(..) => {
+                self.seen.insert("awaited-to-go");
+                Fate::Comes
+            }
+            Presence::Planned | Presence::Gone => Fate::Starts,
+        };
+        if let Some(reloads) = &mut self.reloads {
+            reloads.next = Some(Reload { index, fate });
+        }
+    }
+
+    fn remove(&mut self, index: usize) {
+        self.seen.insert("removed");
+        let now = self.now();
+        let patience = self
+            .reloads
+            .as_ref()
+            .map_or(Duration::ZERO, |reloads| reloads.patience);
+        let site = &mut self.sites[index];
+        site.moved_ms = self.now_ms;
+        site.presence = Presence::Leaving(Departure::begin(site.gate, patience, now), self.fanouts.clone());
+        self.direct();
+    }
+
+    fn take_back(&mut self, index: usize) {
+        let presence = std::mem::replace(&mut self.sites[index].presence, Presence::Planned);
+        let Presence::Leaving(departure, _) = presence else {
+            panic!("it has gone while a reload was being prepared");
+        };
+        assert!(departure.can_return(), "it is about to go although it is wanted");
+        departure.take_back();
+        self.seen.insert("taken-back");
+        if self.random.bool() {
+            self.seen.insert("taken-back-changed");
+            self.start_over(index);
+        }
+        self.direct();
+    }
+
+    /// It begins anew, with the books of before.
+    fn come_again(&mut self, index: usize) {
+        self.seen.insert("come-again");
+        let mut old = self.sites.remove(index);
+        assert!(matches!(old.presence, Presence::Gone), "two would have its spool");
+        let found = self.close_store(&mut old, false);
+        if found > 0 {
+            self.seen.insert("come-again-with-spool");
+        }
+        let new = self.start(index, old.disk.clone(), Some(old.gate), found);
+        let books = old.gate.books();
+        let site = Site {
+            life_offered: books.delivered.parcels + books.dropped_total().parcels,
+            life_delivered: old.life_delivered,
+            dropped_before: old.dropped_before,
+            overflow_before: old.overflow_before,
+            undecided: old.undecided,
+            deleted: old.deleted,
+            ..old.remembered_by(new)
+        };
+        self.sites.insert(index, site);
+        self.direct();
+    }
+
+    /// The control plane looks at one that leaves.
+    fn look(&mut self, index: usize) {
+        let now = self.now();
+        let Some(Reloads { patience, next, .. }) = &self.reloads else {
+            return;
+        };
+        let is_held = next.is_some();
+        let site = &mut self.sites[index];
+        let Presence::Leaving(departure, fanouts) = &mut site.presence else {
+            return;
+        };
+        fanouts.retain(|fanout| fanout.strong_count() > 0);
+        let seen = Observed {
+            now,
+            is_held,
+            is_cut_off: fanouts.is_empty(),
+        };
+        if is_held {
+            self.seen.insert("held");
+        }
+        let mut hands = Hands {
+            orders: &mut site.orders,
+            has_core_ended: site.has_core_ended,
+            has_keeper_ended: site.has_keeper_ended || site.keeper.is_none(),
+        };
+        let was_delivered_to = departure.can_return();
+        let is_over = departure.step(seen, &mut hands);
+        let is_delivered_to = departure.can_return();
+        let gives_up = |order: &Order| matches!(order, Order::GiveUp);
+        if site.orders.iter().any(gives_up) {
+            let waited = Duration::from_millis(self.now_ms - site.moved_ms);
+            let has_waited = !was_delivered_to || is_delivered_to || waited >= *patience;
+            assert!(has_waited, "given up after {waited:?}");
+            site.has_given_up = true;
+        }
+        if is_over {
+            self.part_from(index);
+        }
+    }
+
+    /// The core of a destination does what it was told.
+    fn obey(&mut self, index: usize) {
+        self.sites[index].core_goes_on();
+        for order in std::mem::take(&mut self.sites[index].orders) {
+            match order {
+                Order::GiveUp => {
+                    self.seen.insert("given-up");
+                    self.give_up(index, DropReason::Removed);
+                }
+                Order::End => {
+                    let site = &mut self.sites[index];
+                    assert_eq!(site.in_memory(), 0, "it ends and has something left");
+                    site.has_core_ended = true;
+                }
+            }
+        }
+    }
+
+    /// A destination has ended.
+    fn part_from(&mut self, index: usize) {
+        let drops_orphans = self.drops_orphans();
+        let is_roomy = self.setting.store.bytes_max >= 1 << 20;
+        let is_awaited = matches!(self.setting.mode, AckMode::First | AckMode::All);
+        let site = &mut self.sites[index];
+        site.presence = Presence::Gone;
+        self.seen.insert("gone");
+        let books = site.gate.books();
+        assert_eq!(site.in_memory(), 0, "nobody is left for it");
+        assert!(site.gate.spool().is_none_or(SpoolLink::is_idle));
+        if let Some(keeper) = &mut site.keeper {
+            let totals = keeper.store().totals();
+            assert_eq!(
+                (totals.left.parcels, totals.out.parcels),
+                (books.spooled_parcels, 0)
+            );
+            if is_roomy && !is_awaited && !site.has_had_faults {
+                assert_eq!(
+                    site.dropped(DropReason::Removed),
+                    site.deleted,
+                    "its spool had room"
+                );
+            }
+        }
+        if books.spooled_parcels > 0 {
+            self.seen.insert("gone-with-spool");
+            if drops_orphans {
+                self.seen.insert("deleted");
+                let lost = Amount {
+                    parcels: books.spooled_parcels,
+                    bytes: books.spooled_bytes,
+                    ..Amount::default()
+                };
+                site.gate.drop_spooled(lost, DropReason::Removed);
+                site.deleted += lost.parcels;
+            }
+        }
+        if drops_orphans {
+            site.delete_spool();
+        }
+    }
+
+    fn drops_orphans(&self) -> bool {
+        self.reloads.as_ref().is_some_and(|reloads| reloads.drops_orphans)
     }
 
     // ---- what must hold
@@ -806,8 +1259,9 @@ impl World {
                 self.open.insert(number, push);
                 continue;
             };
-            let had = self.sites.iter().filter(|site| site.delivered.contains(&number));
-            let (had, all) = (had.count(), self.sites.len());
+            let all = self.sites.iter().filter(|site| site.offered.contains(&number));
+            let had = all.clone().filter(|site| site.delivered.contains(&number));
+            let (had, all) = (had.count(), all.count());
             match (verdict, self.setting.mode) {
                 (Verdict::Accepted, AckMode::Detached) => {}
                 (Verdict::Accepted, AckMode::First) => assert!(had > 0, "{number} was delivered nowhere"),
@@ -841,7 +1295,8 @@ impl World {
             let has_ended = |number: &&u64| {
                 site.delivered.contains(number) || site.given_up.contains(number) || **number < oldest
             };
-            let open = self.promised.iter().filter(|number| !has_ended(number));
+            let promised = self.promised.intersection(&site.offered);
+            let open = promised.filter(|number| !has_ended(number));
             let missing: Vec<&u64> = open.clone().filter(|number| !is_kept(number)).collect();
             let overflow = site.overflow_before + site.dropped(DropReason::Overflow);
             assert!(
@@ -863,7 +1318,7 @@ impl World {
         let indices = 0..self.sites.len();
         for _ in 0..HEALING_ROUNDS {
             let before: Vec<_> = self.sites.iter().map(|site| site.gate.books()).collect();
-            let mut wake_at = Mono::NEVER;
+            let mut wake_at = self.end_reloads();
             for index in indices.clone() {
                 wake_at = wake_at.min(self.step_keeper(index));
                 self.dispatch(index);
@@ -879,7 +1334,7 @@ impl World {
                 let link = site.gate.spool();
                 let is_idle = site.gate.held_parcels() == 0 && link.is_none_or(SpoolLink::is_idle);
                 let is_behind = |keeper: &mut Keeper<FakeDisk>| keeper.store().is_behind();
-                is_idle && !site.keeper.as_mut().is_some_and(is_behind)
+                site.is_planned() && is_idle && !site.keeper.as_mut().is_some_and(is_behind)
             };
             if self.sites.iter_mut().all(has_ended) {
                 return self.check_end();
@@ -899,6 +1354,24 @@ impl World {
         }
         let books: Vec<_> = self.sites.iter().map(|site| site.gate.books()).collect();
         panic!("not everything ends: {books:?}");
+    }
+
+    /// Every reload ends, and who has gone comes again. Returns when the control plane looks again.
+    fn end_reloads(&mut self) -> Mono {
+        self.get_on_with_reload();
+        self.follow_all();
+        let mut wake_at = Mono::NEVER;
+        for index in 0..self.sites.len() {
+            self.obey(index);
+            self.look(index);
+            if !self.sites[index].is_planned() {
+                wake_at = self.now().after(Duration::from_millis(LOOK_EVERY_MS));
+            }
+            if matches!(self.sites[index].presence, Presence::Gone) {
+                self.prepare(index);
+            }
+        }
+        wake_at
     }
 
     fn check_end(&mut self) {
@@ -926,7 +1399,58 @@ impl World {
     }
 }
 
+impl Reloads {
+    fn new(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        Self {
+            patience: Duration::from_millis(random.u64(..20_000)),
+            drops_orphans: random.u8(..4) == 0,
+            next: None,
+            random,
+        }
+    }
+}
+
 impl Site {
+    fn is_planned(&self) -> bool {
+        matches!(self.presence, Presence::Planned)
+    }
+
+    fn can_return(&self) -> bool {
+        matches!(&self.presence, Presence::Leaving(departure, _) if departure.can_return())
+    }
+
+    /// Its core, which may have been interrupted, has its turn.
+    fn core_goes_on(&self) {
+        self.gate.spool().into_iter().for_each(SpoolLink::go_on);
+    }
+
+    /// `new`, which comes after this one, with what is known of the destination whoever serves it.
+    fn remembered_by(self, new: Self) -> Self {
+        Self {
+            peer: self.peer,
+            offered: self.offered,
+            delivered: self.delivered,
+            given_up: self.given_up,
+            may_repeat: self.may_repeat,
+            has_had_faults: self.has_had_faults,
+            has_given_up: self.has_given_up,
+            ..new
+        }
+    }
+
+    /// What is left on its disk goes. Returns how many of that it has not had.
+    fn delete_spool(&mut self) -> u64 {
+        self.disk.set_faults(Faults::default());
+        let gone: BTreeSet<u64> = on_disk(&self.disk).into_iter().collect();
+        let lost = gone.difference(&self.delivered).count() as u64;
+        self.given_up.extend(gone);
+        self.unmarked.clear();
+        self.keeper = None;
+        self.disk = FakeDisk::new(lost);
+        lost
+    }
+
     fn dropped(&self, reason: DropReason) -> u64 {
         self.gate.books().dropped[reason.index()].parcels
     }
@@ -953,7 +1477,21 @@ impl Site {
         assert_eq!(books.in_flight, self.wire.len() as u64);
         let fresh = self.wire.iter().filter(|parcel| !self.desk.is_stale(parcel));
         assert_eq!(self.desk.in_flight(), fresh.count());
-        assert_eq!(self.dropped(DropReason::Abandoned), 0);
+        for reason in [
+            DropReason::Unauthorized,
+            DropReason::Redirected,
+            DropReason::WriteFailed,
+            DropReason::Shutdown,
+            DropReason::Abandoned,
+        ] {
+            assert_eq!(self.dropped(reason), 0, "{reason:?}");
+        }
+        if !setting.power {
+            assert_eq!(self.dropped(DropReason::Damaged), 0, "nothing was torn");
+        }
+        if !self.has_given_up {
+            assert_eq!(self.dropped(DropReason::Removed), self.deleted);
+        }
         if setting.overflow == Overflow::Refuse && setting.mode == AckMode::Detached {
             let overflow = self.dropped(DropReason::Overflow);
             assert_eq!(overflow, 0, "dropped although pushes may be refused");
@@ -983,6 +1521,7 @@ impl Site {
             (DropReason::Overflow, "overflow"),
             (DropReason::TooOld, "too-old"),
             (DropReason::RetriesExhausted, "retries-exhausted"),
+            (DropReason::Removed, "dropped-as-removed"),
         ];
         for (reason, event) in events {
             if self.dropped(reason) > 0 {
