@@ -7,8 +7,8 @@
 //!   └────────────────────────────────────── keep-alive ─────────────────────────────────────────────┘
 //! ```
 //! A push that is here whole when its first bytes are looked at, which nearly every one is, goes from head to queues without
-//! waiting ([`Client::begin`]): all that takes lies on the stack, which is warm, and a connection keeps little while it waits
-//! for the verdict. Whatever has to wait earlier takes the long way ([`Client::serve_further`]), whose state is on the heap.
+//! waiting (`Client::begin`): all that takes lies on the stack, which is warm, and a connection keeps little while it waits
+//! for the verdict. Whatever has to wait earlier takes the long way (`Client::serve_further`), whose state is on the heap.
 //!
 //! Once it is older than `--max-connection-age` a connection ends with its next answer, which says so, or while it is idle.
 //! A push belongs to its parcels from `offered` on: a client that leaves afterwards takes nothing with it.
