@@ -28,6 +28,8 @@ under_both_engines!(
     a_disk_that_was_full_a_moment_ago_takes_the_rest_at_the_end,
     under_stored_a_full_disk_means_waiting_for_delivery,
     damage_costs_what_it_hits,
+    what_is_no_file_hides_nothing,
+    what_cannot_be_read_of_another_destination_stops_nothing,
     a_spool_that_may_not_overflow_refuses,
     what_a_full_spool_cannot_take_at_the_end_is_told,
     what_is_spooled_for_nobody_is_kept_dropped_or_refused,
@@ -495,6 +497,72 @@ fn damage_costs_what_it_hits(engine: &str) {
         assert!(seen.values().all(|times| *times == 1), "{name}: {seen:?}");
         assert_eq!(farewell.undecided + farewell.spooled, 0, "{name}: {farewell:?}");
     }
+}
+
+/// A pipe would be waited for, a link was passed over in silence.
+fn what_is_no_file_hides_nothing(engine: &str) {
+    let (spool, elsewhere, absent) = (folder(), folder(), Absent::new());
+    let gateway = start(engine, &absent.url(), spool.path(), &["--drain-timeout", "100ms"]);
+    push_all(&gateway, 0..50);
+    assert_eq!(farewell(gateway).spooled, 50);
+    let segments = files(spool.path(), ".spool");
+    let segment = segments.first().expect("a segment");
+    let moved = elsewhere.path().join("moved");
+    fs::rename(segment, &moved).expect("it can be moved");
+    std::os::unix::fs::symlink(&moved, segment).expect("a link");
+    let pipes = ["clock", "0000000000000900.spool", "0000000000000901.done"];
+    for pipe in pipes.map(|name| spool.path().join("a").join(name)) {
+        let _ = fs::remove_file(&pipe);
+        let made = Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+        assert!(made.success(), "{}", pipe.display());
+    }
+    fs::write(spool.path().join("a/0000000000000901.spool"), [0; 500]).expect("a file");
+    let url = absent.url();
+    let peer = absent.appear();
+    let gateway = start(engine, &url, spool.path(), &[]);
+    assert_eq!(take(&peer, 50), once_each(0..50));
+    let log = gateway.process.terminate().stderr;
+    for name in ["0000000000000900", "0000000000000901"] {
+        assert!(log.contains(&format!("{name}.spool")), "{name}: {log}");
+    }
+    assert!(!log.contains("cannot mark"), "{log}");
+}
+
+/// Neither a start nor a look at the others.
+fn what_cannot_be_read_of_another_destination_stops_nothing(engine: &str) {
+    let (spool, absent) = (folder(), Absent::new());
+    let gateway = start(engine, &absent.url(), spool.path(), &["--drain-timeout", "100ms"]);
+    push_all(&gateway, 0..5);
+    assert_eq!(farewell(gateway).spooled, 5);
+    let other = spool.path().join("b");
+    fs::create_dir_all(other.join("0000000000000001.done")).expect("a folder");
+    let segment = files(spool.path(), ".spool").remove(0);
+    fs::copy(segment, other.join("0000000000000001.spool")).expect("a copy");
+    let path = spool.path().to_str().expect("a plain path");
+    let told = run(&["spool", "verify", "--spool", path]).stdout;
+    assert!(told.contains("a: one segment, 5 records good"), "{told}");
+    assert!(told.contains("cannot be read"), "{told}");
+    let url = absent.url();
+    let peer = absent.appear();
+    let gateway = start(engine, &url, spool.path(), &[]);
+    assert_eq!(take(&peer, 5), once_each(0..5));
+    let log = gateway.process.terminate().stderr;
+    assert!(log.contains("cannot be read"), "{log}");
+    let to = format!("a={url}");
+    let flags = [
+        "run",
+        "--listen",
+        "127.0.0.1:0",
+        "--to",
+        &to,
+        "--spool",
+        path,
+        "--spool-orphans",
+        "refuse",
+    ];
+    let refused = run(&flags);
+    assert!(!refused.status.success());
+    assert!(refused.stderr.contains("'b'"), "{}", refused.stderr);
 }
 
 fn a_spool_that_may_not_overflow_refuses(engine: &str) {

@@ -348,7 +348,7 @@ fn cat(spool: &Path, cat: &Cat) -> anyhow::Result<ExitCode> {
     let disk = RealDisk::existing(&folder.folder);
     let mut found = None;
     walk(&disk, false, &mut |file, seen| {
-        if let Seen::Record { meta, .. } = seen
+        if let (Seen::Record { meta, .. }, Some(file)) = (seen, file)
             && (meta.id.segment, meta.id.index) == cat.record
         {
             found = Some((meta, read_record(&disk, file, &meta)?));

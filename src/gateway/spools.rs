@@ -161,10 +161,18 @@ fn settle_orphans(spool: &SpoolPlan, plan: &Plan) -> anyhow::Result<()> {
         if plan.has(name) {
             continue;
         }
-        let disk = RealDisk::existing(&orphan.folder);
         let context = || format!("--spool: what is left of '{name}' cannot be read");
-        let left = spool::summary(&disk, false).with_context(context)?.left;
-        let (parcels, bytes) = (left.parcels, left.bytes);
+        let seen = match spool::summary(&RealDisk::existing(&orphan.folder), false) {
+            Err(error) if spool.orphans == SpoolOrphans::Keep => {
+                tracing::warn!(destination = %name, %error, "what the spool holds for a destination that is no longer given cannot be read");
+                continue;
+            }
+            seen => seen.with_context(context)?,
+        };
+        let (parcels, bytes, unread) = (seen.left.parcels, seen.left.bytes, seen.unread());
+        if unread > 0 {
+            tracing::warn!(destination = %name, segments = unread, "part of what the spool holds for a destination that is no longer given cannot be read");
+        }
         match spool.orphans {
             SpoolOrphans::Keep if parcels > 0 => tracing::warn!(
                 destination = %name,
@@ -182,9 +190,9 @@ fn settle_orphans(spool: &SpoolPlan, plan: &Plan) -> anyhow::Result<()> {
                     "the spool held profiles for a destination that is no longer given; they were deleted"
                 );
             }
-            SpoolOrphans::Refuse if parcels > 0 => anyhow::bail!(
-                "--spool-orphans refuse: the spool holds {parcels} profiles ({bytes} bytes) for '{name}', which is no \
-                 longer a destination; give it again, or see pyrotee spool drain and drop"
+            SpoolOrphans::Refuse if parcels + unread > 0 => anyhow::bail!(
+                "--spool-orphans refuse: the spool holds {parcels} profiles ({bytes} bytes), and {unread} segments \
+                 that cannot be read, for '{name}', which is no longer a destination; give it again, or see pyrotee spool drain and drop"
             ),
             SpoolOrphans::Refuse => {}
         }

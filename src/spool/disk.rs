@@ -6,18 +6,20 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 /// One folder. Names are plain file names in it. Offsets and lengths are bytes.
 pub trait Disk {
     /// An open file. Closed when dropped.
     type File;
 
-    /// The names of all files. Sub-folders, and names that are no text, are left out.
+    /// The names of all files and of what looks like one. Sub-folders, and names that are no text, are left out.
     fn list(&self) -> io::Result<Vec<String>>;
 
     /// Makes a file to read and write; fails with `AlreadyExists` if there is one.
     fn create(&self, name: &str) -> io::Result<Self::File>;
 
-    /// Opens a file that exists, to read it.
+    /// Opens a file that exists, to read it. Waits for nobody, whatever it is.
     fn open(&self, name: &str) -> io::Result<Self::File>;
 
     /// Opens a file to read and write it, and makes it if there is none.
@@ -100,7 +102,7 @@ impl Disk for RealDisk {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
-            if entry.file_type()?.is_file()
+            if !entry.file_type()?.is_dir()
                 && let Ok(name) = entry.file_name().into_string()
             {
                 names.push(name);
@@ -116,7 +118,12 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<File> {
-        File::open(self.path(name))
+        let mut options = OpenOptions::new();
+        // A pipe in a file's place would be waited for until somebody writes to it; so it cannot be read, and that is told.
+        options
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+        options.open(self.path(name))
     }
 
     fn open_or_create(&self, name: &str) -> io::Result<File> {

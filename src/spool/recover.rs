@@ -34,7 +34,10 @@ pub fn recover<D: Disk>(disk: &D, number: u64, damages: &mut Damages) -> io::Res
     let files = match open(disk, number) {
         Ok(files) => files,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
-        Err(error) => return Ok(unreadable(number, 0, &error, damages)),
+        Err(error) => {
+            damages.add_unknown(unreadable(number, 0, &error));
+            return Ok(Recovered::Aside(0));
+        }
     };
     // Found damage counts only if the whole segment could be read.
     let mut found = Damages::default();
@@ -43,14 +46,17 @@ pub fn recover<D: Disk>(disk: &D, number: u64, damages: &mut Damages) -> io::Res
             damages.append(found);
             Ok(recovered)
         }
-        Err(error) => Ok(unreadable(number, files.bytes, &error, damages)),
+        Err(error) => {
+            damages.add_unknown(unreadable(number, files.bytes, &error));
+            Ok(Recovered::Aside(files.bytes))
+        }
     }
 }
 
-fn unreadable(number: u64, bytes: u64, error: &io::Error, damages: &mut Damages) -> Recovered {
+/// A segment of so many bytes that cannot be read, or whose marks cannot.
+pub(super) fn unreadable(number: u64, bytes: u64, error: &io::Error) -> Damage {
     let what = What::Unreadable { kind: error.kind() };
-    damages.add_unknown(damage(segment_name(number), 0, bytes, 0, what));
-    Recovered::Aside(bytes)
+    damage(segment_name(number), 0, bytes, 0, what)
 }
 
 pub(super) fn damage(file: String, offset: u64, bytes: u64, records: u64, what: What) -> Damage {
@@ -88,7 +94,10 @@ fn read<D: Disk>(
         match scan.next(disk, file)? {
             Step::Record { offset, head } => {
                 let lost = skip(&mut segment, head.index, &marks);
-                if let Some((offset, bytes)) = gap.take().filter(|_| lost > 0) {
+                let gap = gap.take();
+                if lost > 0 {
+                    // Without bytes that are none, records were taken out whole.
+                    let (offset, bytes) = gap.unwrap_or((offset, 0));
                     damages.add_unknown(damage(name(), offset, bytes, lost, What::Head));
                 }
                 let state = match marks.has(head.index) {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::damage::{Damage, Damages, What};
 use super::disk::{Disk, RealDisk, read_full_at};
 use super::record::{HEAD_BYTES, SUM_BYTES, number_u32};
-use super::recover::{Files, Kind, damage, open, understand};
+use super::recover::{Files, Kind, damage, open, understand, unreadable};
 use super::scan::{Scan, Step};
 use super::segment::Sums;
 use super::store::{Meta, read_payload};
@@ -37,30 +37,47 @@ pub enum Seen {
     Damage(Damage),
 }
 
-/// Goes through all segments in order. With `bodies` every checksum is looked at, else heads only.
+/// Who is told what a walk comes by, with the segment's file where that could be opened.
+type Visitor<'a, F> = dyn FnMut(Option<&F>, Seen) -> io::Result<()> + 'a;
+
+/// Goes through all segments in order. With `bodies` every checksum is looked at, else heads only. A segment that cannot be
+/// read is told as damage, so that it hides no other.
 ///
 /// # Errors
 /// When the folder cannot be listed, or the visitor's.
-pub fn walk<D: Disk>(
-    disk: &D,
-    bodies: bool,
-    visit: &mut dyn FnMut(&D::File, Seen) -> io::Result<()>,
-) -> io::Result<()> {
+pub fn walk<D: Disk>(disk: &D, bodies: bool, visit: &mut Visitor<'_, D::File>) -> io::Result<()> {
     let names = disk.list()?;
     let numbers: BTreeSet<u64> = names
         .iter()
         .filter_map(|name| number_in(name, SEGMENT_ENDING))
         .collect();
     for number in numbers {
-        let files = match open(disk, number) {
-            Ok(files) => files,
-            // Done with and removed, or all at once unreadable.
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        walk_segment(disk, number, &files, bodies, visit)?;
+        let walked = open(disk, number)
+            .map_err(Stop::Disk)
+            .and_then(|files| walk_segment(disk, number, &files, bodies, visit));
+        match walked {
+            Ok(()) => {}
+            // Done with, and removed since it was listed.
+            Err(Stop::Disk(error)) if error.kind() == ErrorKind::NotFound => {}
+            Err(Stop::Disk(error)) => visit(None, Seen::Damage(unreadable(number, 0, &error)))?,
+            Err(Stop::Visitor(error)) => return Err(error),
+        }
     }
     Ok(())
+}
+
+/// What ends the walk through a segment early.
+enum Stop {
+    /// It cannot be read.
+    Disk(io::Error),
+    /// The visitor wants no more.
+    Visitor(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
 }
 
 fn walk_segment<D: Disk>(
@@ -68,15 +85,16 @@ fn walk_segment<D: Disk>(
     number: u64,
     files: &Files<D::File>,
     bodies: bool,
-    visit: &mut dyn FnMut(&D::File, Seen) -> io::Result<()>,
-) -> io::Result<()> {
+    visit: &mut Visitor<'_, D::File>,
+) -> Result<(), Stop> {
     let file = &files.segment;
     let bytes = files.bytes;
-    visit(file, Seen::Segment { number, bytes })?;
+    let mut tell = |seen| visit(Some(file), seen).map_err(Stop::Visitor);
+    tell(Seen::Segment { number, bytes })?;
     let mut damages = Damages::default();
     let kind = understand(disk, number, files, &mut damages)?;
     for damage in damages.list {
-        visit(file, Seen::Damage(damage))?;
+        tell(Seen::Damage(damage))?;
     }
     let Kind::Readable { salt, marks } = kind else {
         return Ok(());
@@ -87,11 +105,13 @@ fn walk_segment<D: Disk>(
     loop {
         match scan.next(disk, file)? {
             Step::Record { offset, head } => {
-                if let Some((offset, bytes)) = gap.take() {
-                    let missing = (index_next..head.index).filter(|index| !marks.has(*index));
-                    let records = missing.count() as u64;
+                let missing = (index_next..head.index).filter(|index| !marks.has(*index));
+                let records = missing.count() as u64;
+                let gap = gap.take();
+                if gap.is_some() || records > 0 {
+                    let (offset, bytes) = gap.unwrap_or((offset, 0));
                     let damage = damage(segment_name(number), offset, bytes, records, What::Head);
-                    visit(file, Seen::Damage(damage))?;
+                    tell(Seen::Damage(damage))?;
                 }
                 index_next = head.index.saturating_add(1);
                 let meta = Meta::new(number, offset, &head);
@@ -105,9 +125,9 @@ fn walk_segment<D: Disk>(
                         records,
                         What::Body,
                     );
-                    visit(file, Seen::Damage(damage))?;
+                    tell(Seen::Damage(damage))?;
                 } else {
-                    visit(file, Seen::Record { meta, is_done })?;
+                    tell(Seen::Record { meta, is_done })?;
                 }
             }
             Step::Gap { offset, bytes } => gap = Some((offset, bytes)),
@@ -118,7 +138,7 @@ fn walk_segment<D: Disk>(
             } => {
                 let records = marks.missing(index_next, records);
                 let damage = damage(segment_name(number), offset, bytes, records, What::Tail);
-                return visit(file, Seen::Damage(damage));
+                return tell(Seen::Damage(damage));
             }
             Step::End => return Ok(()),
         }
@@ -173,6 +193,15 @@ pub struct Summary {
     pub oldest_unix_ms: Option<u64>,
     /// What is damaged.
     pub damages: Damages,
+}
+
+impl Summary {
+    /// Segments that may hold more than could be seen: of a newer version, or unreadable.
+    pub fn unread(&self) -> u64 {
+        let is_unread =
+            |damage: &&Damage| matches!(damage.what, What::Newer { .. } | What::Unreadable { .. });
+        self.damages.list.iter().filter(is_unread).count() as u64
+    }
 }
 
 /// Walks a destination's folder and sums up.
