@@ -138,11 +138,20 @@ impl Scan {
         };
         let left = self.end - offset;
         if head.record_bytes() > left {
-            self.at = self.end;
-            return Ok(Step::Tail {
-                offset,
-                bytes: left,
-                records: 1,
+            // Torn, or it lies about its length: what is good behind it is not lost with it.
+            self.rule.salt = Some(head.salt);
+            let next = self.find_head(disk, file, offset + 1)?;
+            self.at = next.unwrap_or(self.end);
+            return Ok(match next {
+                Some(at) => Step::Gap {
+                    offset,
+                    bytes: at - offset,
+                },
+                None => Step::Tail {
+                    offset,
+                    bytes: left,
+                    records: 1 + self.remnants,
+                },
             });
         }
         self.at = offset + head.record_bytes();

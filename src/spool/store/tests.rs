@@ -82,10 +82,18 @@ fn edit(disk: &FakeDisk, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
     disk.put(name, bytes);
 }
 
+/// Makes the record at `at` longer than any file, with a checksum that is good.
+fn lengthen(all: &mut [u8], at: usize) {
+    let mut head = Head::decode(&all[at..]).expect("a good head");
+    head.body_bytes = BODY_BYTES_MAX;
+    let bytes = head.encode();
+    all[at..at + bytes.len()].copy_from_slice(&bytes);
+}
+
 #[test]
 fn damage_costs_what_it_hits_and_is_told_once() {
     type Hurt = fn(&FakeDisk);
-    let cases: [(&str, Hurt, &str, &[What], u64); 27] = [
+    let cases: [(&str, Hurt, &str, &[What], u64); 30] = [
         ("nothing", |_| {}, "abcde", &[], 0),
         (
             "the newest segment ends in a body",
@@ -132,6 +140,27 @@ fn damage_costs_what_it_hits_and_is_told_once() {
         (
             "the magic of a head",
             |disk| disk.flip(FIRST, place(1), 7),
+            "acde",
+            &[What::Head],
+            1,
+        ),
+        (
+            "a good head that claims more than the file has",
+            |disk| edit(disk, FIRST, |all| lengthen(all, place(1))),
+            "acde",
+            &[What::Head],
+            1,
+        ),
+        (
+            "the same in the newest segment",
+            |disk| edit(disk, SECOND, |all| lengthen(all, place(0))),
+            "abce",
+            &[What::Head],
+            1,
+        ),
+        (
+            "a record taken out whole",
+            |disk| edit(disk, FIRST, |all| drop(all.drain(place(1)..place(2)))),
             "acde",
             &[What::Head],
             1,
