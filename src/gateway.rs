@@ -224,12 +224,27 @@ impl Gateway {
         }
         drop(ready);
         for _ in 0..self.plan.cores {
-            started
-                .recv()
-                .context("a core ended before it had started")?
-                .context("a core cannot start")?;
+            match started.recv() {
+                Ok(begun) => begun.context("a core cannot start")?,
+                Err(_) => return Err(self.why_a_core_ended()),
+            }
         }
         Ok(())
+    }
+
+    /// Why a core has ended that never said that it had started. Its thread ends right behind its sender.
+    fn why_a_core_ended(&mut self) -> anyhow::Error {
+        let deadline = clock::now().after(LAST_OUTCOMES_WAIT);
+        while clock::now() < deadline {
+            match self.cores.iter().position(JoinHandle::is_finished) {
+                None => std::thread::sleep(DRAIN_POLL),
+                Some(core) => match self.cores.remove(core).join() {
+                    Ok(Err(error)) => return anyhow::Error::new(error).context("a core cannot start"),
+                    _ => break,
+                },
+            }
+        }
+        anyhow::anyhow!("a core ended before it had started")
     }
 
     /// Begins a destination: its gate, with the books of before where it was here, its spool and its archive. Returns what

@@ -46,6 +46,7 @@ under_both_engines!(
     idle_connections_of_other_cores_make_room_too,
     a_client_without_room_is_told_so,
     too_few_descriptors_are_survived,
+    too_few_descriptors_to_start_are_told,
     a_request_that_does_not_arrive_is_given_up,
     an_idle_connection_is_closed,
     a_client_that_does_not_read_is_given_up,
@@ -722,6 +723,39 @@ fn too_few_descriptors_are_survived(engine: &str) {
     assert_eq!(gateway.ingest("second").status, 200);
     assert_eq!(peer.next().text(), "second");
     assert_eq!(gateway.farewell()["a"].delivered, 2);
+}
+
+/// However few, a start either works or says what to raise.
+fn too_few_descriptors_to_start_are_told(engine: &str) {
+    if Command::new("prlimit").arg("--version").output().is_err() {
+        return skip("too_few_descriptors_to_start_are_told", "no prlimit (util-linux)");
+    }
+    let tells = |files: u32, cores: &str| {
+        let mut run = Command::new("prlimit");
+        run.arg(format!("--nofile={files}:{files}"));
+        let binary = env!("CARGO_BIN_EXE_pyrotee");
+        let mut flags = vec![binary, "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        flags.extend([
+            "--engine",
+            engine,
+            "--cores",
+            cores,
+            "--to",
+            "a=http://127.0.0.1:9",
+        ]);
+        let ended = run.args(flags).output().expect("it ends by itself");
+        String::from_utf8_lossy(&ended.stderr).into_owned()
+    };
+    for files in [6, 7, 10, 14, 18] {
+        let told = tells(files, "1");
+        let is_clear =
+            told.contains("ulimit -n") || told.contains("io_uring does not work here: Too many open files");
+        assert!(is_clear && !told.contains("panicked"), "{files}: {told}");
+    }
+    // Enough for the process, not for its cores.
+    let told = tells(30, "16");
+    assert!(told.contains("Too many open files"), "{told}");
+    assert!(!told.contains("closed channel"), "{told}");
 }
 
 fn a_request_that_does_not_arrive_is_given_up(engine: &str) {

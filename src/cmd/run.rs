@@ -23,6 +23,10 @@ use crate::runtime::{self, engine};
 /// Exit code for a configuration that cannot work (sysexits.h EX_USAGE).
 pub const EXIT_USAGE: u8 = 64;
 
+/// Standard streams, signals, timers and the log (8), the admin port and its client (2), a core's ring, doorbell and listener
+/// (4), a spool's lock, folder and files (5), one client and one connection to a destination (2), and a few to spare.
+const FILES_MIN: u64 = 24;
+
 /// Runs the gateway until a signal ends it.
 ///
 /// # Errors
@@ -56,6 +60,13 @@ pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             files,
             conn_limit = plan.conn_limit,
             "fewer open files allowed than --conn-limit needs"
+        );
+    }
+    // Below it the first thing that gets none would have the word, and that may be a panic of a library.
+    if let Some(files) = files.filter(|files| *files < FILES_MIN) {
+        anyhow::bail!(
+            "only {files} open files are allowed, a start takes {FILES_MIN} at least, and each client and destination more: \
+             raise the limit (ulimit -n, LimitNOFILE of systemd)"
         );
     }
     let control = tokio::runtime::Builder::new_current_thread()
