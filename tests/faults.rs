@@ -8,7 +8,8 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -18,7 +19,7 @@ use rustix::process::Signal;
 use support::gateway::{Farewell, Gateway, farewells, to};
 use support::peer::{Absent, Held, Peer, Received, Reply};
 use support::wire::{CHUNK_STYLES, PUSH, encode, noise, post_chunked, push_message};
-use support::{Client, DEADLINE, Process, Sink, eventually, post, run, skip, under_both_engines};
+use support::{Client, DEADLINE, Process, Sink, eventually, get, post, run, skip, under_both_engines};
 
 under_both_engines!(
     a_stopped_destination_disturbs_nobody,
@@ -47,6 +48,7 @@ under_both_engines!(
     a_client_without_room_is_told_so,
     too_few_descriptors_are_survived,
     too_few_descriptors_to_start_are_told,
+    without_descriptors_the_admin_port_answers,
     a_request_that_does_not_arrive_is_given_up,
     an_idle_connection_is_closed,
     a_client_that_does_not_read_is_given_up,
@@ -723,6 +725,39 @@ fn too_few_descriptors_are_survived(engine: &str) {
     assert_eq!(gateway.ingest("second").status, 200);
     assert_eq!(peer.next().text(), "second");
     assert_eq!(gateway.farewell()["a"].delivered, 2);
+}
+
+/// A crowd in the middle of its requests makes no room, and whoever looks after the process must see that.
+fn without_descriptors_the_admin_port_answers(engine: &str) {
+    let peer = Peer::start();
+    let first = ["--nofile=48:48", env!("CARGO_BIN_EXE_pyrotee")];
+    let launcher = Command::new("prlimit");
+    if Command::new("prlimit").arg("--version").output().is_err() {
+        return skip(
+            "without_descriptors_the_admin_port_answers",
+            "no prlimit (util-linux)",
+        );
+    }
+    let mut flags = to(&[peer.url()]);
+    flags.extend(["--admin", "127.0.0.1:0"].map(str::to_owned));
+    let mut gateway = Gateway::start_by(launcher, &first, engine, &flags);
+    let crowd: Vec<_> = (0..80)
+        .map(|_| {
+            let mut half = TcpStream::connect(gateway.address).expect("the backlog takes it");
+            half.write_all(b"POST /ingest?name=app HTTP/1.1\r\n")
+                .expect("it is sent");
+            half
+        })
+        .collect();
+    gateway.logged("out of file descriptors");
+    let admin = gateway.admin.expect("started with --admin");
+    let since = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(get(admin, "/-/healthy").status, 200);
+    }
+    // The crowd is told off after 30 s, and then there are descriptors again.
+    assert!(since.elapsed() < Duration::from_secs(20));
+    drop(crowd);
 }
 
 /// However few, a start either works or says what to raise.

@@ -5,16 +5,20 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::serve::Listener;
+use rustix::event::{EventfdFlags, eventfd};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
+
+use crate::runtime::descriptors;
 
 /// Connections served at a time; more wait in the kernel's backlog. A scraper, probes and many open pages are few; each
 /// costs some tens of KiB while it is answered.
@@ -24,18 +28,67 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Pause after accept failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Descriptors that are kept for this port, so that it can be asked what is wrong when there are no others: two scrapers, a
+/// probe and a person.
+const SPARES: usize = 4;
+
 /// A listener that keeps to the bounds above.
 #[derive(Debug)]
 pub struct Port {
     listener: TcpListener,
     places: Arc<Semaphore>,
+    spares: Arc<Spares>,
 }
 
 impl Port {
     /// Bounds `listener`.
     pub fn new(listener: TcpListener) -> Self {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Self { listener, places }
+        let spares = Arc::new(Spares::default());
+        spares.put_by();
+        Self {
+            listener,
+            places,
+            spares,
+        }
+    }
+}
+
+/// Descriptors put by: closed when one is needed, and had again as soon as one is free.
+#[derive(Debug, Default)]
+struct Spares(Mutex<Vec<OwnedFd>>);
+
+impl Spares {
+    fn kept(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts by as many as there may be and can be had.
+    fn put_by(&self) {
+        let mut kept = self.kept();
+        while kept.len() < SPARES
+            && let Ok(spare) = eventfd(0, EventfdFlags::CLOEXEC)
+        {
+            kept.push(spare);
+        }
+    }
+
+    /// Closes one. Another thread may be faster to take what it leaves.
+    fn spend(&self) -> bool {
+        self.kept().pop().is_some()
+    }
+}
+
+/// The place of one connection, given back when dropped.
+#[derive(Debug)]
+struct Place {
+    _permit: Option<OwnedSemaphorePermit>,
+    spares: Arc<Spares>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.spares.put_by();
     }
 }
 
@@ -45,10 +98,14 @@ impl Listener for Port {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         // The semaphore is never closed; were it, connections would go on without a place rather than not at all.
-        let place = self.places.clone().acquire_owned().await.ok();
+        let place = Place {
+            _permit: self.places.clone().acquire_owned().await.ok(),
+            spares: self.spares.clone(),
+        };
         loop {
             match self.listener.accept().await {
                 Ok((stream, address)) => return (Bounded::new(stream, SILENCE_MAX, place), address),
+                Err(error) if descriptors::is_shortage(&error) && self.spares.spend() => {}
                 // A client that has left before it was accepted costs nothing, and want of descriptors passes.
                 Err(error) => {
                     tracing::debug!(%error, "the admin port could not accept a connection");
@@ -69,11 +126,12 @@ pub struct Bounded<S> {
     stream: S,
     silence: Pin<Box<Sleep>>,
     silence_max: Duration,
-    _place: Option<OwnedSemaphorePermit>,
+    /// Behind the stream, so that its descriptor is there when this is dropped.
+    _place: Place,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Bounded<S> {
-    fn new(stream: S, silence_max: Duration, place: Option<OwnedSemaphorePermit>) -> Self {
+    fn new(stream: S, silence_max: Duration, place: Place) -> Self {
         Self {
             stream,
             silence: Box::pin(tokio::time::sleep(silence_max)),
@@ -151,7 +209,11 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let _silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (accepted, _) = listener.accept().await.unwrap();
-            let mut bounded = Bounded::new(accepted, Duration::from_millis(20), Some(place));
+            let place = Place {
+                _permit: Some(place),
+                spares: Arc::default(),
+            };
+            let mut bounded = Bounded::new(accepted, Duration::from_millis(20), place);
             let mut memory = [0; 1];
             let mut buffer = ReadBuf::new(&mut memory);
             let reading = std::future::poll_fn(|cx| Pin::new(&mut bounded).poll_read(cx, &mut buffer));

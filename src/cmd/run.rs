@@ -23,9 +23,9 @@ use crate::runtime::{self, engine};
 /// Exit code for a configuration that cannot work (sysexits.h EX_USAGE).
 pub const EXIT_USAGE: u8 = 64;
 
-/// Standard streams, signals, timers and the log (8), the admin port and its client (2), a core's ring, doorbell and listener
-/// (4), a spool's lock, folder and files (5), one client and one connection to a destination (2), and a few to spare.
-const FILES_MIN: u64 = 24;
+/// Standard streams, signals, timers and the log (8), the admin port, its client and its spares (6), a core's ring, doorbell and
+/// listener (4), a spool's lock, folder and files (5), one client and one connection to a destination (2), and a few to spare.
+const FILES_MIN: u64 = 28;
 
 /// Runs the gateway until a signal ends it.
 ///

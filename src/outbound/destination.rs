@@ -33,6 +33,7 @@ use crate::fanout::status::Span;
 use crate::fanout::{Call, DropReason, Gate, Outcome, Parcel, Push};
 use crate::profile::route::Route;
 use crate::runtime::clock::{self, Mono};
+use crate::runtime::descriptors;
 use crate::runtime::sweeper::Sweeper;
 use crate::runtime::tls::client::{ClientSide, Greeting};
 
@@ -336,10 +337,18 @@ impl Destination {
             }
             let now = clock::now();
             let setup = self.setup();
+            // Where somebody has no descriptor, half of what idles makes room, those that have idled longest.
+            let mut spared = match descriptors::is_room_wished(now) {
+                true => self.idle.borrow().len().div_ceil(2),
+                false => 0,
+            };
             self.idle.borrow_mut().retain(|slot| {
-                let keep = slot.connection.borrow().as_ref().is_some_and(|connection| {
-                    setup.addresses.contains(connection.address()) && connection.is_worth_keeping(now)
-                });
+                let makes_room = spared > 0;
+                spared = spared.saturating_sub(1);
+                let keep = !makes_room
+                    && slot.connection.borrow().as_ref().is_some_and(|connection| {
+                        setup.addresses.contains(connection.address()) && connection.is_worth_keeping(now)
+                    });
                 if !keep {
                     slot.say(Word::Dismissed);
                 }

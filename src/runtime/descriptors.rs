@@ -1,5 +1,5 @@
 //! What happens when this process runs out of file descriptors: it is counted, told once in a while, and a client
-//! connection that idles is closed to make room, on whichever core there is one.
+//! connection that idles is closed to make room, on whichever core there is one; so is, each second, half of the connections to destinations that idle.
 //!
 //! One limit for the whole process, so one state for the whole process. Not responsible for waiting: whoever could not get
 //! a descriptor tries again after [`SHORTAGE_PAUSE`].
@@ -65,7 +65,7 @@ pub fn ran_out(side: Side) {
         tracing::error!(
             side = side.label(),
             shortages = shortages(side),
-            "out of file descriptors: idle clients make room, new ones and profiles wait; raise the limit of open files (ulimit -n)"
+            "out of file descriptors: idle connections make room, new clients and profiles wait; raise the limit of open files (ulimit -n)"
         );
     }
 }
@@ -76,7 +76,7 @@ pub fn shortages(side: Side) -> u64 {
 }
 
 /// Whether somebody wishes for room.
-pub(super) fn is_room_wished(now: Mono) -> bool {
+pub fn is_room_wished(now: Mono) -> bool {
     now.0 < WISHED_UNTIL.load(Ordering::Relaxed)
 }
 
