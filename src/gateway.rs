@@ -382,12 +382,11 @@ impl Gateway {
                 gate.evict(parcel, DropReason::Shutdown);
             }
         }
-        // An archive tells its spool what it has written, so it ends first. A write that hangs in the kernel cannot be interrupted:
-        // such a thread ends with the process.
+        // Each stores what it has been given first.
+        spools().for_each(|spool| spool.finish());
+        // A write that hangs in the kernel cannot be interrupted: such a thread ends with the process. One that is only slow is told.
         let last = clock::now().after(LAST_FILE_WAIT);
         wait_until(last, || archives().all(|(_, thread)| thread.is_finished())).await;
-        // Each stores what it has been given first. A disk that hangs is waited for in vain.
-        spools().for_each(|spool| spool.finish());
         let last = clock::now().after(LAST_WRITES_WAIT);
         wait_until(last, || spools().all(|spool| spool.is_finished())).await;
         gates.iter().for_each(|gate| gate.drop_rest());

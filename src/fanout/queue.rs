@@ -88,9 +88,18 @@ impl<T> Queue<T> {
         queue.pop_front().map(|(_, item)| item)
     }
 
-    /// Takes the oldest item that nobody has put back and that has not grown old: what came since the last look.
+    /// Takes the oldest item that was pushed, and neither put back nor found to have grown old since.
     pub fn take_fresh(&mut self) -> Option<T> {
         self.fresh.pop_front().map(|(_, item)| item)
+    }
+
+    /// Takes a pushed item that has grown old: it belongs to the backlog, where [`Queue::take`] puts it otherwise.
+    pub fn take_aged(&mut self, now: Mono) -> Option<T> {
+        let (accepted, _) = self.fresh.front()?;
+        if now.since(*accepted) <= FRESH_WINDOW {
+            return None;
+        }
+        self.take_fresh()
     }
 
     /// Takes an item accepted before `limit`, if there is one: what has grown too old.
@@ -120,13 +129,10 @@ impl<T> Queue<T> {
     }
 
     fn age(&mut self, now: Mono) {
-        while let Some((accepted, _)) = self.fresh.front() {
-            if now.since(*accepted) <= FRESH_WINDOW {
-                break;
-            }
-            if let Some((accepted, item)) = self.fresh.pop_front() {
-                self.put_back(accepted, item);
-            }
+        while let Some(accepted) = self.fresh.front().map(|(accepted, _)| *accepted)
+            && let Some(item) = self.take_aged(now)
+        {
+            self.put_back(accepted, item);
         }
     }
 }

@@ -24,6 +24,10 @@ use crate::runtime::clock::Mono;
 /// A retry for which the budget has nothing left is looked at again after this time.
 const BUDGET_RECHECK: Duration = Duration::from_millis(100);
 
+/// While a destination is down nothing is sent when a wait is over, it is only counted: many ends of waits are counted in one
+/// turn, so many times in the shortest wait, or each push of the last seconds would wake the core once more.
+const DOWN_STEPS: u32 = 8;
+
 /// Attempts at a parcel that should have been stored and could not be: its client waits, and is told soon to come back.
 const UNSTORED_ATTEMPTS_MAX: u32 = 3;
 
@@ -90,8 +94,8 @@ pub struct Desk {
     waiting: Waiting<Parcel>,
     health: Health,
     /// Whether the queue's backlog may hold what [`Desk::spool_queue`] and [`Desk::fail_awaited`] look for. While the
-    /// destination is down they look at what is fresh, and what they leave is put back behind it: so a turn costs what has
-    /// come since the last one, however much waits.
+    /// destination is down they look at what is fresh, and what need not be looked at again is put back behind it: so a turn
+    /// costs what has come since the last one, and who waits for a probe to end, however much else is there.
     backlog: Backlog,
     in_flight: usize,
     limits: Limits,
@@ -181,15 +185,22 @@ impl Desk {
             self.spool_queue(gate);
         }
         while gate.is_over_budget() {
-            let Some(parcel) = self.take_oldest() else { break };
+            let Some((parcel, due)) = self.take_oldest() else {
+                break;
+            };
             if let Err(parcel) = gate.make_room(parcel) {
-                self.put_back(parcel);
+                match due {
+                    Some(due) => self.waiting.push(due, parcel.ticket.push().accepted, parcel),
+                    None => self.put_back(parcel),
+                }
                 break;
             }
         }
         let limit = self.age_limit(now);
         while self.oldest().is_some_and(|oldest| oldest < limit) {
-            let Some(parcel) = self.take_oldest() else { break };
+            let Some((parcel, _)) = self.take_oldest() else {
+                break;
+            };
             parcel.ticket.drop_for(DropReason::TooOld);
         }
     }
@@ -205,8 +216,10 @@ impl Desk {
             }
             return None;
         }
+        while let Some(parcel) = self.queue.take_aged(now) {
+            self.put_back(parcel);
+        }
         let mut next = self.queue.take(now);
-        self.backlog = Backlog::UNKNOWN; // what was fresh may have grown old
         // Where it lies: moving it would cost more than all the rest.
         if let Some(parcel) = &mut next {
             parcel.start = self.starts;
@@ -335,7 +348,7 @@ impl Desk {
 
     /// Puts away or gives up everything that waits: the drain timeout has run out.
     pub fn give_up(&mut self, gate: &Gate, reason: DropReason) {
-        while let Some(parcel) = self.take_oldest() {
+        while let Some((parcel, _)) = self.take_oldest() {
             gate.evict(parcel, reason);
         }
     }
@@ -355,7 +368,7 @@ impl Desk {
             match gate.spool_away(parcel) {
                 Ok(()) => {}
                 Err(parcel) if parcel.ticket.is_stored() => kept.push(parcel),
-                Err(parcel) => undecided.push(parcel), // its client waits, for now
+                Err(parcel) => undecided.push(parcel), // its client waits, or the disk has just had enough
             }
         }
         kept.into_iter().for_each(|parcel| self.put_back(parcel));
@@ -385,13 +398,15 @@ impl Desk {
         self.queue.put_back(parcel.ticket.push().accepted, parcel);
     }
 
-    /// Takes what was accepted longest ago, queued or waiting for a retry.
-    fn take_oldest(&mut self) -> Option<Parcel> {
+    /// Takes what was accepted longest ago, queued or waiting for a retry, and then with the moment at which that is due.
+    fn take_oldest(&mut self) -> Option<(Parcel, Option<Mono>)> {
         let queued = self.queue.oldest().unwrap_or(Mono::NEVER);
         if self.waiting.oldest().is_some_and(|waiting| waiting <= queued) {
-            self.waiting.take_oldest()
+            self.waiting
+                .take_oldest()
+                .map(|(due, parcel)| (parcel, Some(due)))
         } else {
-            self.queue.take_oldest()
+            self.queue.take_oldest().map(|parcel| (parcel, None))
         }
     }
 
@@ -418,7 +433,7 @@ impl Desk {
             } else if self.is_up() {
                 self.put_back(parcel);
             } else {
-                self.queue.push(parcel.ticket.push().accepted, parcel); // nobody waits any more: to be looked at anew
+                self.queue.push(parcel.ticket.push().accepted, parcel); // to be looked at anew
             }
         }
     }
@@ -477,8 +492,11 @@ impl Desk {
         let too_old = push
             .accepted
             .after(limits.max_age.saturating_add(Duration::from_millis(1)));
-        self.waiting
-            .push(now.after(wait).min(too_old), push.accepted, parcel);
+        let mut due = now.after(wait);
+        if !self.is_up() {
+            due = due.round_up(limits.min_backoff / DOWN_STEPS);
+        }
+        self.waiting.push(due.min(too_old), push.accepted, parcel);
     }
 }
 
@@ -546,9 +564,10 @@ mod tests {
     }
 
     impl Bench {
-        fn go_down(&mut self) {
+        /// Down, with the first probe after `wait`.
+        fn go_down(&mut self, wait: Duration) {
             for _ in 0..DOWN_AFTER {
-                self.desk.health.failed(at(0), SECOND * 3600, SECOND * 3600, 0.0);
+                self.desk.health.failed(at(0), wait, wait, 0.0);
             }
         }
 
@@ -601,20 +620,67 @@ mod tests {
                 link.set_full(true);
             }
             let other = second_gate(&mut bench);
-            bench.go_down();
-            let mut looks_max = 0;
-            for now in 0..5000 {
+            bench.go_down(SECOND);
+            let (mut looks_max, mut probes) = (0, 0);
+            for now in 0..20_000 {
                 let mut next = push(10, AckMode::First, 2);
                 next.accepted = at(now);
                 bench.fanout.offer(&Arc::new(next)).unwrap();
                 let before = bench.desk.looks;
-                bench.turn_down(at(now));
+                bench.desk.accept(bench.gate, at(now));
+                while let Some(probe) = bench.desk.next(at(now), 0.5) {
+                    probes += 1;
+                    bench.desk.trouble(probe, Trouble::Silent, at(now), 0.5);
+                }
                 other.take().unwrap().ticket.resolve(Outcome::Delivered);
                 looks_max = looks_max.max(bench.desk.looks - before);
             }
-            assert_eq!(bench.desk.parcels(), 5000);
-            assert!(looks_max <= 10, "{looks_max} looks in a turn, spools: {spools}");
+            assert!(probes > 5, "{probes} probes");
+            assert_eq!(bench.desk.parcels(), 20_000);
+            // Its own, and those of the last 12 ms, whose waits end together.
+            assert!(looks_max <= 30, "{looks_max} looks in a turn, spools: {spools}");
         }
+    }
+
+    #[test]
+    fn while_down_waits_end_together() {
+        let mut bench = bench(10, 1 << 30);
+        bench.go_down(SECOND * 3600);
+        for now in 0..100 {
+            let mut next = push(10, AckMode::All, 1);
+            next.accepted = at(now);
+            bench.fanout.offer(&Arc::new(next)).unwrap();
+            bench.turn_down(at(now));
+        }
+        let (mut ends, mut due) = (0, at(100));
+        while due < at(300) {
+            bench.turn_down(due);
+            due = bench.desk.wake_at(due).expect("a hundred wait");
+            ends += 1;
+        }
+        assert!((8..=17).contains(&ends), "{ends} turns in 200 ms");
+    }
+
+    #[test]
+    fn want_of_room_shortens_no_wait() {
+        let weight = push(10, AckMode::Detached, 1).weight();
+        let gate = Gate::new(DestinationId(0), "d".into(), weight);
+        let mut bench = bench_of(gate.with_spool(SpoolLink::new(false, 0)), 0); // its disk is behind
+        bench.offer(AckMode::Detached, at(0));
+        let busy = Trouble::Answered {
+            status: 503,
+            code: None,
+            after: Some(SECOND * 30),
+        };
+        let parcel = bench.desk.next(at(0), 0.0).expect("the window is open");
+        bench.desk.trouble(parcel, busy, at(0), 0.0);
+        bench.offer(AckMode::Detached, at(1));
+        assert!(bench.gate.is_over_budget());
+        let other = bench.desk.next(at(1), 0.0).expect("it came just now");
+        assert_eq!(other.ticket.push().accepted, at(1));
+        assert!(bench.desk.next(at(1), 0.0).is_none(), "it shall wait for 30 s");
+        assert_eq!(bench.desk.wake_at(at(1)), Some(at(30_000)));
+        bench.desk.conclude(other, Outcome::Delivered);
     }
 
     #[test]
@@ -623,7 +689,7 @@ mod tests {
         let link = bench.gate.spool().unwrap();
         link.set_full(true);
         let other = second_gate(&mut bench);
-        bench.go_down();
+        bench.go_down(SECOND * 3600);
         for now in 0..30 {
             let mode = [AckMode::Detached, AckMode::First, AckMode::All][(now % 3) as usize];
             let mut next = push(10, mode, 2);

@@ -55,10 +55,11 @@ impl<T> Waiting<T> {
         Some(item)
     }
 
-    /// Takes the item accepted longest ago.
-    pub fn take_oldest(&mut self) -> Option<T> {
+    /// Takes the item accepted longest ago, with the moment at which it is due.
+    pub fn take_oldest(&mut self) -> Option<(Mono, T)> {
         let ((_, number), due) = self.by_age.pop_first()?;
-        self.by_due.remove(&(due, number)).map(|(_, item)| item)
+        let (_, item) = self.by_due.remove(&(due, number))?;
+        Some((due, item))
     }
 
     /// Items waiting.
@@ -92,7 +93,7 @@ mod tests {
             (waiting.next_due(), waiting.oldest()),
             (Some(Mono(10)), Some(Mono(1)))
         );
-        assert_eq!(waiting.take_oldest(), Some("old"));
+        assert_eq!(waiting.take_oldest(), Some((Mono(30), "old")));
         assert_eq!(
             (waiting.take_next(), waiting.take_next()),
             (Some("new"), Some("newer"))
@@ -101,7 +102,7 @@ mod tests {
             (waiting.next_due(), waiting.oldest()),
             (Some(Mono(20)), Some(Mono(2)))
         );
-        assert_eq!(waiting.take_oldest(), Some("middle"));
+        assert_eq!(waiting.take_oldest(), Some((Mono(20), "middle")));
         assert!(waiting.is_empty() && waiting.take_next().is_none() && waiting.take_oldest().is_none());
         assert_eq!((waiting.next_due(), waiting.oldest()), (None, None));
     }

@@ -34,6 +34,13 @@ impl Mono {
         )
     }
 
+    /// The next moment, from `self` on, that is a multiple of `step`: those of many are the same.
+    #[must_use]
+    pub fn round_up(self, step: Duration) -> Self {
+        let step = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX).max(1);
+        Self(self.0.checked_next_multiple_of(step).unwrap_or(u64::MAX))
+    }
+
     /// `self` moved back by `by`, stopping at zero.
     pub fn before(self, by: Duration) -> Self {
         Self(
