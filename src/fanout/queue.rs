@@ -58,9 +58,14 @@ impl<T> Queue<T> {
         self.backlog.insert(at, (accepted, item));
     }
 
-    /// Takes the next item to send.
+    /// Takes the next item to send. What has grown old meanwhile belongs to the backlog.
     pub fn take(&mut self, now: Mono) -> Option<T> {
         self.age(now);
+        self.take_next()
+    }
+
+    /// [`Queue::take`] for who has put away by [`Queue::take_aged`] what has grown old.
+    pub fn take_next(&mut self) -> Option<T> {
         self.takes = self.takes.wrapping_add(1);
         let from_backlog = self.fresh.is_empty() || self.takes.is_multiple_of(BACKLOG_SHARE);
         let (first, second) = if from_backlog {
@@ -93,7 +98,7 @@ impl<T> Queue<T> {
         self.fresh.pop_front().map(|(_, item)| item)
     }
 
-    /// Takes a pushed item that has grown old: it belongs to the backlog, where [`Queue::take`] puts it otherwise.
+    /// Takes a pushed item that has grown old: to be put back.
     pub fn take_aged(&mut self, now: Mono) -> Option<T> {
         let (accepted, _) = self.fresh.front()?;
         if now.since(*accepted) <= FRESH_WINDOW {

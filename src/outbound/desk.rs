@@ -107,18 +107,11 @@ pub struct Desk {
     looks: usize,
 }
 
-/// What may be in a backlog. When in doubt it may.
-#[derive(Clone, Copy, Debug)]
+/// What may be in a backlog: what was put there since all of it was looked at.
+#[derive(Debug, Default)]
 struct Backlog {
     may_be_spooled: bool,
     is_awaited: bool,
-}
-
-impl Backlog {
-    const UNKNOWN: Self = Self {
-        may_be_spooled: true,
-        is_awaited: true,
-    };
 }
 
 impl Desk {
@@ -128,7 +121,7 @@ impl Desk {
             queue: Queue::default(),
             waiting: Waiting::default(),
             health: Health::new(limits.inflight, now),
-            backlog: Backlog::UNKNOWN,
+            backlog: Backlog::default(),
             in_flight: 0,
             limits,
             retry_blocked: false,
@@ -219,7 +212,7 @@ impl Desk {
         while let Some(parcel) = self.queue.take_aged(now) {
             self.put_back(parcel);
         }
-        let mut next = self.queue.take(now);
+        let mut next = self.queue.take_next();
         // Where it lies: moving it would cost more than all the rest.
         if let Some(parcel) = &mut next {
             parcel.start = self.starts;
