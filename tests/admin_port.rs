@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use clap::Parser;
 use pyrotee::admin::metrics::ROWS;
 use pyrotee::admin::text::Kind;
-use pyrotee::admin::{InForce, Listed, Observed, Reloads, serve};
+use pyrotee::admin::{InForce, Listed, Observed, Port, Reloads, serve};
 use pyrotee::config::{Flags, Host, Overflow, Plan};
 use pyrotee::fanout::push::PushParts;
 use pyrotee::fanout::status::Span;
@@ -110,18 +110,18 @@ impl Gateway {
             started_unix_ms: u64::try_from(clock::unix_now().as_millis()).unwrap() - 5_000,
         });
         let (end, ended) = oneshot::channel();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
             runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                serve(listener, observed, None, async { drop(ended.await) }).await
+                let port = Port::bind(([127, 0, 0, 1], 0).into()).await?;
+                let _ = tell.send(port.address()?);
+                serve(port, observed, None, async { drop(ended.await) }).await
             })
         });
+        let address = told.recv().expect("it listens");
         let gateway = Self {
             address,
             fanout: Fanout::new(gates.clone(), Overflow::DropOldest),

@@ -724,7 +724,7 @@ pub static ROWS: [Row; 65] = [
         "seconds",
         &[],
         "User and system time of all threads.",
-        Read::All(|_, out| out.add_if(&[], process::cpu_seconds())),
+        Read::All(|_, out| out.add(&[], process::cpu_seconds())),
     ),
     row(
         "process_resident_memory_bytes",

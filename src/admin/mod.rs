@@ -47,7 +47,7 @@ use crate::runtime::engine::Verdict;
 use crate::runtime::phase::{Phase, PhaseReceiver};
 use crate::runtime::pool::MemoryBudget;
 use history::History;
-use port::Port;
+pub use port::Port;
 pub use reload::Reloads;
 use reload::Wishes;
 use snapshot::Snapshot;
@@ -147,8 +147,8 @@ impl Monitor {
     }
 }
 
-/// Serves the admin port on `listener` until `until` ends; answers under way then have a second to be finished. Wishes for a
-/// reload go to `wishes`.
+/// Serves the admin `port` until `until` ends; answers under way then have a second to be finished. Wishes for a reload go to
+/// `wishes`.
 ///
 /// At most 256 connections are served at a time, and one that is silent for a minute is closed, so a forgotten client
 /// costs a bounded amount.
@@ -156,7 +156,7 @@ impl Monitor {
 /// # Errors
 /// When the listener cannot be used at all. Failing to accept a single connection is waited out.
 pub async fn serve(
-    listener: tokio::net::TcpListener,
+    port: Port,
     observed: Arc<Observed>,
     wishes: Option<Wishes>,
     until: impl Future<Output = ()> + Send + 'static,
@@ -167,7 +167,7 @@ pub async fn serve(
         until.await;
         let _ = ending.send(());
     };
-    let serving = axum::serve(Port::new(listener), routes(monitor.clone())).with_graceful_shutdown(until);
+    let serving = axum::serve(port, routes(monitor.clone())).with_graceful_shutdown(until);
     let overdue = async move {
         // An error means that the server is gone, and this branch with it.
         let _ = ended.await;

@@ -2,17 +2,16 @@
 //!
 //! The HTTP server on top does neither by itself. Not responsible for what is asked and answered.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::serve::Listener;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -28,84 +27,66 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Pause after accept failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Descriptors that are kept for this port, so that it can be asked what is wrong when there are no others: two scrapers, a
-/// probe and a person.
-const SPARES: usize = 4;
-
 /// A listener that keeps to the bounds above.
 #[derive(Debug)]
 pub struct Port {
     listener: TcpListener,
     places: Arc<Semaphore>,
-    spares: Arc<Spares>,
 }
 
 impl Port {
-    /// Bounds `listener`.
-    pub fn new(listener: TcpListener) -> Self {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let spares = Arc::new(Spares::default());
-        spares.put_by();
-        Self {
+    /// Listens on `address`, and puts descriptors by: before there are clients who could take them.
+    ///
+    /// # Errors
+    /// The address cannot be had.
+    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        descriptors::keep_reserve();
+        Ok(Self {
             listener,
-            places,
-            spares,
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Accepts a client, with a descriptor of the reserve where there is no other.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        match ready!(self.listener.poll_accept(cx)) {
+            Err(error) if descriptors::is_shortage(&error) && self.has_client() => {
+                let mut reserve = descriptors::borrow();
+                match reserve.spend() {
+                    true => self.listener.poll_accept(cx),
+                    false => Poll::Ready(Err(error)),
+                }
+            }
+            result => Poll::Ready(result),
         }
     }
-}
 
-/// Descriptors put by: closed when one is needed, and had again as soon as one is free.
-#[derive(Debug, Default)]
-struct Spares(Mutex<Vec<OwnedFd>>);
-
-impl Spares {
-    fn kept(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts by as many as there may be and can be had.
-    fn put_by(&self) {
-        let mut kept = self.kept();
-        while kept.len() < SPARES
-            && let Ok(spare) = eventfd(0, EventfdFlags::CLOEXEC)
-        {
-            kept.push(spare);
-        }
-    }
-
-    /// Closes one. Another thread may be faster to take what it leaves.
-    fn spend(&self) -> bool {
-        self.kept().pop().is_some()
-    }
-}
-
-/// The place of one connection, given back when dropped.
-#[derive(Debug)]
-struct Place {
-    _permit: Option<OwnedSemaphorePermit>,
-    spares: Arc<Spares>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.spares.put_by();
+    /// Whether a client waits to be accepted. Where there are no descriptors accept fails whether one does or not.
+    fn has_client(&self) -> bool {
+        let mut listener = [PollFd::new(&self.listener, PollFlags::IN)];
+        poll(&mut listener, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 }
 
 impl Listener for Port {
-    type Io = Bounded<TcpStream>;
+    type Io = Bounded;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         // The semaphore is never closed; were it, connections would go on without a place rather than not at all.
-        let place = Place {
-            _permit: self.places.clone().acquire_owned().await.ok(),
-            spares: self.spares.clone(),
-        };
+        let place = self.places.clone().acquire_owned().await.ok();
         loop {
-            match self.listener.accept().await {
+            match poll_fn(|cx| self.poll_accept(cx)).await {
                 Ok((stream, address)) => return (Bounded::new(stream, SILENCE_MAX, place), address),
-                Err(error) if descriptors::is_shortage(&error) && self.spares.spend() => {}
                 // A client that has left before it was accepted costs nothing, and want of descriptors passes.
                 Err(error) => {
                     tracing::debug!(%error, "the admin port could not accept a connection");
@@ -116,24 +97,24 @@ impl Listener for Port {
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
+        self.address()
     }
 }
 
-/// A connection that ends when nothing moves for a while, and gives its place back when dropped.
+/// A connection that ends when nothing moves for a while, and gives its place and its descriptor back when dropped.
 #[derive(Debug)]
-pub struct Bounded<S> {
-    stream: S,
+pub struct Bounded {
+    /// There until it is dropped.
+    stream: Option<TcpStream>,
     silence: Pin<Box<Sleep>>,
     silence_max: Duration,
-    /// Behind the stream, so that its descriptor is there when this is dropped.
-    _place: Place,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Bounded<S> {
-    fn new(stream: S, silence_max: Duration, place: Place) -> Self {
+impl Bounded {
+    fn new(stream: TcpStream, silence_max: Duration, place: Option<OwnedSemaphorePermit>) -> Self {
         Self {
-            stream,
+            stream: Some(stream),
             silence: Box::pin(tokio::time::sleep(silence_max)),
             silence_max,
             _place: place,
@@ -144,9 +125,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bounded<S> {
     fn bounded<T>(
         &mut self,
         cx: &mut Context<'_>,
-        poll: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
+        poll: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if let Poll::Ready(result) = poll(Pin::new(&mut self.stream), cx) {
+        if let Some(stream) = &mut self.stream
+            && let Poll::Ready(result) = poll(Pin::new(stream), cx)
+        {
             self.silence.as_mut().reset(Instant::now() + self.silence_max);
             return Poll::Ready(result);
         }
@@ -155,7 +138,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bounded<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Bounded<S> {
+impl Drop for Bounded {
+    fn drop(&mut self) {
+        let reserve = descriptors::borrow();
+        self.stream = None;
+        drop(reserve);
+    }
+}
+
+impl AsyncRead for Bounded {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -165,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Bounded<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+impl AsyncWrite for Bounded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.bounded(cx, |stream, cx| stream.poll_write(cx, bytes))
     }
@@ -179,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -209,14 +200,10 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let _silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (accepted, _) = listener.accept().await.unwrap();
-            let place = Place {
-                _permit: Some(place),
-                spares: Arc::default(),
-            };
-            let mut bounded = Bounded::new(accepted, Duration::from_millis(20), place);
+            let mut bounded = Bounded::new(accepted, Duration::from_millis(20), Some(place));
             let mut memory = [0; 1];
             let mut buffer = ReadBuf::new(&mut memory);
-            let reading = std::future::poll_fn(|cx| Pin::new(&mut bounded).poll_read(cx, &mut buffer));
+            let reading = poll_fn(|cx| Pin::new(&mut bounded).poll_read(cx, &mut buffer));
             let error = reading.await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             assert_eq!(places.available_permits(), 0);

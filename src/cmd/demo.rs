@@ -164,7 +164,7 @@ async fn play(args: &Args, verdict: Verdict) -> anyhow::Result<Option<Summary>> 
     gateway.spawn_keepers();
     let admin = bind_admin(args.admin).await?;
     let mut view = View::new(args.plain, args.json);
-    view.say(&view::opening(&verdict, admin.local_addr()?));
+    view.say(&view::opening(&verdict, admin.address()?));
     tokio::task::spawn_local(admin::serve(
         admin,
         gateway.observed(),

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -92,10 +91,10 @@ async fn serve(flags: Flags, plan: Plan, verdict: engine::Verdict) -> anyhow::Re
     gateway.spawn_side_door();
     let (admin_stop, admin_stopped) = oneshot::channel::<()>();
     let (wishes, mut wished) = mpsc::channel(WAITING_MAX);
-    if let Some(listener) = admin {
-        tracing::info!(address = %listener.local_addr()?, "admin port");
+    if let Some(port) = admin {
+        tracing::info!(address = %port.address()?, "admin port");
         let until = async move { drop(admin_stopped.await) };
-        let serving = admin::serve(listener, gateway.observed(), Some(wishes), until);
+        let serving = admin::serve(port, gateway.observed(), Some(wishes), until);
         tokio::task::spawn_local(serving);
     }
     for destination in &gateway.plan().destinations {
@@ -195,8 +194,8 @@ fn tell_of(destination: &DestinationPlan) {
     );
 }
 
-pub(super) async fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let bound = TcpListener::bind(address).await;
+pub(super) async fn bind_admin(address: SocketAddr) -> anyhow::Result<admin::Port> {
+    let bound = admin::Port::bind(address).await;
     bound.with_context(|| format!("--admin {address}: cannot bind; is another process using it?"))
 }
 

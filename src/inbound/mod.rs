@@ -357,6 +357,9 @@ impl Inbound {
                     descriptors::ran_out(Side::Inbound);
                     let made = self.sweeper.make_room(clock::now());
                     monoio::time::sleep(if made { ROOM_PAUSE } else { SHORTAGE_PAUSE }).await;
+                    while !descriptors::may_try_again() {
+                        monoio::time::sleep(ROOM_PAUSE).await;
+                    }
                 }
                 Err(error) => {
                     self.setup.tally.refused("accept_failed");

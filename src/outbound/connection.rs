@@ -192,6 +192,9 @@ impl Connection {
             Ok(Err(error)) if descriptors::is_shortage(&error) => {
                 descriptors::ran_out(Side::Outbound);
                 monoio::time::sleep(SHORTAGE_PAUSE).await;
+                while !descriptors::may_try_again() {
+                    monoio::time::sleep(SHORTAGE_PAUSE).await;
+                }
                 return Err(AttemptError::NoDescriptors);
             }
             Ok(Err(error)) => return Err(AttemptError::Connect(error.kind())),

@@ -1,12 +1,17 @@
 //! What happens when this process runs out of file descriptors: it is counted, told once in a while, and a client
-//! connection that idles is closed to make room, on whichever core there is one; so is, each second, half of the connections to destinations that idle.
+//! connection that idles is closed to make room, on whichever core there is one; so is, each second, half of the connections
+//! to destinations that idle. A few are put by for whoever asks what is wrong.
 //!
 //! One limit for the whole process, so one state for the whole process. Not responsible for waiting: whoever could not get
-//! a descriptor tries again after [`SHORTAGE_PAUSE`].
+//! a descriptor tries again after [`SHORTAGE_PAUSE`], when it [may](may_try_again).
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::clock::{self, Mono};
 
@@ -16,6 +21,9 @@ pub const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 const LOG_EVERY: Duration = Duration::from_secs(10);
 /// A wish for room that nobody could grant is forgotten after this time.
 const WISH_KEPT: Duration = Duration::from_secs(1);
+
+/// Descriptors put by for the admin port: two scrapers, a probe and a person.
+const RESERVED: usize = 4;
 
 /// Who needed a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +52,85 @@ static SHORTAGES: [AtomicU64; Side::ALL.len()] = [const { AtomicU64::new(0) }; S
 static QUIET_UNTIL: AtomicU64 = AtomicU64::new(0);
 /// Until when room is wished for, likewise; 0 for not at all.
 static WISHED_UNTIL: AtomicU64 = AtomicU64::new(0);
+
+static RESERVE: Mutex<Reserve> = Mutex::new(Reserve {
+    wanted: 0,
+    kept: Vec::new(),
+});
+
+#[derive(Debug)]
+struct Reserve {
+    /// How many there should be: none in a process that has no admin port.
+    wanted: usize,
+    /// Each is open, so that nobody else has its number.
+    kept: Vec<OwnedFd>,
+}
+
+impl Reserve {
+    fn fill(&mut self) {
+        while self.kept.len() < self.wanted
+            && let Ok(spare) = eventfd(0, EventfdFlags::CLOEXEC)
+        {
+            self.kept.push(spare);
+        }
+    }
+}
+
+/// From now on a few descriptors are put by, for an admin port.
+pub fn keep_reserve() {
+    borrow().0.wanted = RESERVED;
+}
+
+/// The reserve, for somebody who takes a descriptor of it or gives one back. Until it is dropped nobody else tries again
+/// after a shortage; then what is missing is put by, as far as it can be had.
+#[derive(Debug)]
+pub struct Borrowed(MutexGuard<'static, Reserve>);
+
+/// Borrows the reserve, for as long as a system call takes.
+pub fn borrow() -> Borrowed {
+    Borrowed(RESERVE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Borrowed {
+    /// Closes a descriptor that was put by. Returns whether there was one.
+    pub fn spend(&mut self) -> bool {
+        self.0.kept.pop().is_some()
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        self.0.fill();
+    }
+}
+
+/// Does what needs a descriptor for a moment, with one of the reserve where there is no other.
+pub fn lend<T>(mut open_and_close: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match open_and_close() {
+        Err(error) if is_shortage(&error) => {
+            let mut reserve = borrow();
+            if reserve.spend() {
+                open_and_close()
+            } else {
+                Err(error)
+            }
+        }
+        result => result,
+    }
+}
+
+/// Whether one who could not get a descriptor may try again: not while the reserve is in use, and what has become free goes
+/// to the reserve first.
+pub fn may_try_again() -> bool {
+    match RESERVE.try_lock() {
+        Ok(mut reserve) => {
+            reserve.fill();
+            true
+        }
+        Err(TryLockError::Poisoned(_)) => true,
+        Err(TryLockError::WouldBlock) => false,
+    }
+}
 
 /// Whether `error` says that there is no descriptor left, for this process (EMFILE) or the whole system (ENFILE).
 pub fn is_shortage(error: &io::Error) -> bool {
