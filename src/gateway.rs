@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  control plane (this thread, tokio)            data plane (one thread per core)
-//!   bind, start cores ──────────────────────────▶ inbound and / or destinations
+//!   prepare: bind, read spools (beside it: admin port, signals)
+//!   start cores ────────────────────────────────▶ inbound and / or destinations
 //!   DNS, secrets, admin port, signals
 //!   reload ── orders ───────────────────────────▶ destinations start, change, end; pushes go another course
 //!   SIGTERM ─ Draining ─────────────────────────▶ stop accepting, finish requests
@@ -15,6 +16,7 @@
 mod core;
 mod destinations;
 mod leaving;
+mod prepared;
 pub mod reload;
 mod spools;
 
@@ -31,6 +33,7 @@ use tokio::sync::{mpsc, watch};
 use self::core::CoreSetup;
 use self::destinations::{Opened, Running, Workshop};
 use self::leaving::Control;
+pub use self::prepared::Prepared;
 use crate::admin::{InForce, Listed, Observed, Reloads};
 use crate::config::Plan;
 use crate::fanout::{Calls, DestinationId, DropReason, Fanout, Gate};
@@ -47,8 +50,7 @@ use crate::runtime::engine::Verdict;
 use crate::runtime::phase::Phase;
 use crate::runtime::pool::MemoryBudget;
 use crate::runtime::tls::files::{self, Watched};
-use crate::runtime::tls::server::ServerSide;
-use crate::runtime::{self, CoreId, socket};
+use crate::runtime::{self, CoreId};
 use crate::spool::Lock;
 
 /// How often a shutdown looks whether all is done.
@@ -59,9 +61,6 @@ const LAST_OUTCOMES_WAIT: Duration = Duration::from_millis(200);
 const LAST_FILE_WAIT: Duration = Duration::from_secs(5);
 /// After giving up, how long what is left in memory may take to get to the spools.
 const LAST_WRITES_WAIT: Duration = Duration::from_secs(20);
-
-/// What clients may choose from by ALPN, the best first: those that know both and need HTTP/2 (gRPC) leave the choice to us.
-const PROTOCOLS: [&str; 2] = ["h2", "http/1.1"];
 
 /// A running gateway, seen from the control plane.
 pub struct Gateway {
@@ -98,19 +97,28 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Binds every listener and starts every core. Nothing is left running when it fails.
+    /// Prepares and starts. Nothing is left running when it fails.
     ///
     /// # Errors
-    /// An address that cannot be bound, a certificate that cannot be used, a thread or a ring that cannot be had.
+    /// Those of [`Prepared::new`] and [`Gateway::begin`].
     pub fn start(plan: Plan, engine: Verdict) -> anyhow::Result<Self> {
-        let plan = Arc::new(plan);
-        let (tls, certificates) = server_side(&plan)?.unzip();
-        let (addresses, listeners) = bind(&plan)?;
-        let lock = spools::lock(&plan)?;
-        let all = plan.destinations.iter();
-        let opened: Vec<Opened> = all
-            .map(|one| Opened::open(one, &plan, true))
-            .collect::<anyhow::Result<_>>()?;
+        Self::begin(Prepared::new(plan, &|_| ())?, engine)
+    }
+
+    /// Starts every core. Nothing is left running when it fails.
+    ///
+    /// # Errors
+    /// A thread or a ring that cannot be had, a rule that cannot be used.
+    pub fn begin(prepared: Prepared, engine: Verdict) -> anyhow::Result<Self> {
+        let Prepared {
+            plan,
+            tls,
+            certificates,
+            addresses,
+            listeners,
+            lock,
+            opened,
+        } = prepared;
         let (phase, phase_receiver) = watch::channel(Phase::Serving);
         let (resolver, lookups) = Resolver::new();
         let (orders, receivers): (Vec<_>, Vec<_>) =
@@ -499,26 +507,4 @@ fn rules_of(plan: &Plan) -> anyhow::Result<LabelRules> {
     let relabel = Relabel::new(&plan.relabel).context("--relabel")?;
     let rules = LabelRules::new(plan.external_labels.clone()).context("--external-label")?;
     Ok(rules.with_relabel(relabel))
-}
-
-/// The listeners of every address, one for each inbound core.
-fn bind(plan: &Plan) -> anyhow::Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>)> {
-    let mut addresses = Vec::new();
-    let mut all = Vec::new();
-    for wanted in &plan.listen {
-        let listeners = socket::listeners(*wanted, plan.inbound_cores())
-            .with_context(|| format!("--listen {wanted}: cannot bind; is another process using it?"))?;
-        addresses.push(listeners[0].local_addr()?);
-        all.push(listeners);
-    }
-    Ok((addresses, all))
-}
-
-/// What handshakes with clients go by, if they speak TLS, and the files that it is made of.
-fn server_side(plan: &Plan) -> anyhow::Result<Option<(Arc<ServerSide>, Watched)>> {
-    let side = plan
-        .tls
-        .as_ref()
-        .map(|tls| ServerSide::load(tls.clone(), &PROTOCOLS));
-    Ok(side.transpose()?)
 }

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use clap::Parser;
 use pyrotee::admin::metrics::ROWS;
 use pyrotee::admin::text::Kind;
-use pyrotee::admin::{InForce, Listed, Observed, Port, Reloads, serve};
+use pyrotee::admin::{Front, InForce, Listed, Observed, Port, Reloads, serve};
 use pyrotee::config::{Flags, Host, Overflow, Plan};
 use pyrotee::fanout::push::PushParts;
 use pyrotee::fanout::status::Span;
@@ -118,7 +118,9 @@ impl Gateway {
             runtime.block_on(async {
                 let port = Port::bind(([127, 0, 0, 1], 0).into()).await?;
                 let _ = tell.send(port.address()?);
-                serve(port, observed, None, async { drop(ended.await) }).await
+                let front = Front::new(watch::channel(String::new()).1);
+                front.open(observed, None);
+                serve(port, front, async { drop(ended.await) }).await
             })
         });
         let address = told.recv().expect("it listens");

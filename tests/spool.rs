@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 use support::gateway::{Farewell, Gateway, to};
 use support::peer::{Absent, Held, Peer, Received, Reply};
-use support::{Client, eventually, run, skip, under_both_engines};
+use support::{Client, Process, eventually, get, run, skip, under_both_engines};
 
 under_both_engines!(
     an_outage_longer_than_memory_loses_nothing,
@@ -34,6 +35,7 @@ under_both_engines!(
     what_a_full_spool_cannot_take_at_the_end_is_told,
     what_is_spooled_for_nobody_is_kept_dropped_or_refused,
     what_grew_too_old_on_disk_is_not_sent,
+    a_start_that_takes_long_says_so_and_can_be_ended,
 );
 
 /// A small memory, and bodies that fit it a few dozen times.
@@ -676,4 +678,63 @@ fn what_grew_too_old_on_disk_is_not_sent(engine: &str) {
     let gone = too_old(&first) + too_old(&second);
     let fresh = pushed as u64 - 100;
     assert_eq!(gone + second.delivered, 20 + fresh, "{first:?} {second:?}");
+}
+
+fn a_start_that_takes_long_says_so_and_can_be_ended(engine: &str) {
+    let spool = folder();
+    fs::create_dir_all(spool.path().join("a")).unwrap();
+    // A hole of so many bytes is read for minutes.
+    let endless = fs::File::create(spool.path().join("a").join(format!("{:016}.spool", 1))).unwrap();
+    if let Err(error) = endless.set_len(512 << 30) {
+        return skip("a_start_that_takes_long_says_so_and_can_be_ended", error);
+    }
+    let path = spool.path().to_str().expect("a plain path");
+    let args = [
+        "run",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--log",
+        "json",
+    ];
+    let rest = [
+        "--engine",
+        engine,
+        "--cores",
+        "1",
+        "--to",
+        "a=http://127.0.0.1:9",
+        "--spool",
+        path,
+    ];
+    let mut process = Process::start(&[&args[..], &rest].concat());
+    let admin = process.log("the admin port", |line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        (line["message"] == "admin port").then(|| line["address"].as_str()?.parse().ok())?
+    });
+    let reading = "not ready: starting: reading the spool of 'a', segment 1 of 1\n";
+    eventually("its being told", || {
+        let answer = get(admin, "/-/ready");
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.header("retry-after"), Some("1"));
+        (answer.text() == reading).then_some(())
+    });
+    assert_eq!(get(admin, "/-/healthy").status, 200);
+    assert_eq!(get(admin, "/metrics").status, 503);
+    let told = process.log("the log's word of it", |line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let is_it = line["message"] == "still starting, clients wait";
+        is_it.then(|| line["at"].as_str().map(str::to_owned))?
+    });
+    assert!(reading.contains(&told), "{told}");
+    let ended = process.terminate();
+    assert!(ended.status.success(), "{}", ended.stderr);
+    assert!(
+        ended
+            .stderr
+            .contains("SIGTERM: leaving before the start was over"),
+        "{}",
+        ended.stderr
+    );
 }

@@ -4,11 +4,15 @@
 //!  GET /            the status page            page, snapshot, history
 //!  GET /metrics     every metric               metrics (the table), text (the two formats), process
 //!  GET /-/healthy   alive                      200 as long as this thread turns
-//!  GET /-/ready     takes pushes               200 while serving, 503 with the reason from the first signal on
+//!  GET /-/ready     takes pushes               200 while serving, 503 with the reason before that and from the first
+//!                                              signal on
 //!  GET /-/config    the effective plan         config; secrets are not in the plan's serialisation
 //!  GET /-/status    what the page shows, JSON  snapshot
 //!  POST /-/reload   read --config again        reload; done by who runs the gateway
 //! ```
+//! It is there before the gateway is: a start may have to read a long spool first. Until then all but health gets 503, which
+//! says how far that is.
+//!
 //! Runs on the control plane (one tokio thread) and, but for passing a wish for a reload on, only reads: relaxed atomics of gates, tallies and budgets, and one
 //! lock per destination that is otherwise taken on errors only. Nothing here can slow a core. It decides nothing; whether
 //! a destination is up is for its writer core to say. Liveness and readiness never depend on destinations (USERS.md 1.7).
@@ -27,16 +31,18 @@ pub mod text;
 
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::State;
-use axum::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::extract::FromRequestParts;
+use axum::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tokio::sync::watch;
 
 use crate::config::{DestinationPlan, Plan};
 use crate::fanout::Gate;
@@ -52,6 +58,7 @@ pub use reload::Reloads;
 use reload::Wishes;
 use snapshot::Snapshot;
 
+const TEXT: &str = "text/plain; charset=utf-8";
 /// Between two samples for the rates and curves of the page.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// After the end has been announced, how long answers under way are waited for.
@@ -121,16 +128,6 @@ struct Monitor {
 }
 
 impl Monitor {
-    fn new(observed: Arc<Observed>, wishes: Option<Wishes>) -> Arc<Self> {
-        let monitor = Arc::new(Self {
-            observed,
-            history: Mutex::new(History::default()),
-            wishes,
-        });
-        monitor.sample();
-        monitor
-    }
-
     /// Keeps a sample if the last one is old enough. Called by the ticker of [`serve`], and by requests, so that the
     /// first of them has a past too.
     fn sample(&self) {
@@ -147,8 +144,56 @@ impl Monitor {
     }
 }
 
-/// Serves the admin `port` until `until` ends; answers under way then have a second to be finished. Wishes for a reload go to
-/// `wishes`.
+/// What the admin port shows: what a start is at, and from then on the gateway.
+#[derive(Debug)]
+pub struct Front {
+    at: watch::Receiver<String>,
+    monitor: OnceLock<Arc<Monitor>>,
+}
+
+impl Front {
+    /// Before there is a gateway. `at` has what the start is at, in words.
+    pub fn new(at: watch::Receiver<String>) -> Arc<Self> {
+        Arc::new(Self {
+            at,
+            monitor: OnceLock::new(),
+        })
+    }
+
+    /// There is a gateway now. Wishes for a reload go to `wishes`.
+    pub fn open(&self, observed: Arc<Observed>, wishes: Option<Wishes>) {
+        let monitor = self.monitor.get_or_init(|| {
+            Arc::new(Monitor {
+                observed,
+                history: Mutex::new(History::default()),
+                wishes,
+            })
+        });
+        monitor.sample();
+    }
+}
+
+/// What most requests are about: the gateway. There is none while it starts.
+struct Begun(Arc<Monitor>);
+
+impl FromRequestParts<Arc<Front>> for Begun {
+    type Rejection = Response;
+
+    async fn from_request_parts(_: &mut Parts, front: &Arc<Front>) -> Result<Self, Response> {
+        let monitor = front.monitor.get().cloned().map(Self);
+        monitor.ok_or_else(|| {
+            let text = format!("not ready: starting: {}\n", *front.at.borrow());
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                [(RETRY_AFTER, HeaderValue::from_static("1"))],
+                with_type(TEXT, text),
+            )
+                .into_response()
+        })
+    }
+}
+
+/// Serves the admin `port` until `until` ends; answers under way then have a second to be finished.
 ///
 /// At most 256 connections are served at a time, and one that is silent for a minute is closed, so a forgotten client
 /// costs a bounded amount.
@@ -157,17 +202,15 @@ impl Monitor {
 /// When the listener cannot be used at all. Failing to accept a single connection is waited out.
 pub async fn serve(
     port: Port,
-    observed: Arc<Observed>,
-    wishes: Option<Wishes>,
+    front: Arc<Front>,
     until: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let monitor = Monitor::new(observed, wishes);
     let (ending, ended) = tokio::sync::oneshot::channel();
     let until = async move {
         until.await;
         let _ = ending.send(());
     };
-    let serving = axum::serve(port, routes(monitor.clone())).with_graceful_shutdown(until);
+    let serving = axum::serve(port, routes(front.clone())).with_graceful_shutdown(until);
     let overdue = async move {
         // An error means that the server is gone, and this branch with it.
         let _ = ended.await;
@@ -176,20 +219,22 @@ pub async fn serve(
     tokio::select! {
         served = serving => served,
         () = overdue => Ok(()),
-        () = tick(&monitor) => Ok(()),
+        () = tick(&front) => Ok(()),
     }
 }
 
-async fn tick(monitor: &Monitor) {
+async fn tick(front: &Front) {
     let mut ticks = tokio::time::interval(SAMPLE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        monitor.sample();
+        if let Some(monitor) = front.monitor.get() {
+            monitor.sample();
+        }
     }
 }
 
-fn routes(monitor: Arc<Monitor>) -> Router {
+fn routes(front: Arc<Front>) -> Router {
     Router::new()
         .route("/", get(status_page))
         .route("/metrics", get(scrape))
@@ -202,10 +247,10 @@ fn routes(monitor: Arc<Monitor>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(axum::middleware::map_response(harden))
-        .with_state(monitor)
+        .with_state(front)
 }
 
-async fn status_page(State(monitor): State<Arc<Monitor>>) -> Response {
+async fn status_page(Begun(monitor): Begun) -> Response {
     let page = page::render(&monitor.snapshot());
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
@@ -214,7 +259,7 @@ async fn status_page(State(monitor): State<Arc<Monitor>>) -> Response {
     (headers, page.html).into_response()
 }
 
-async fn scrape(State(monitor): State<Arc<Monitor>>, headers: HeaderMap) -> Response {
+async fn scrape(Begun(monitor): Begun, headers: HeaderMap) -> Response {
     let accepts = headers
         .get_all(ACCEPT)
         .iter()
@@ -228,7 +273,7 @@ async fn healthy() -> Response {
     plain(StatusCode::OK, "healthy\n")
 }
 
-async fn ready(State(monitor): State<Arc<Monitor>>) -> Response {
+async fn ready(Begun(monitor): Begun) -> Response {
     match monitor.observed.phase() {
         Phase::Serving => plain(StatusCode::OK, "ready\n"),
         Phase::Draining => plain(
@@ -242,11 +287,11 @@ async fn ready(State(monitor): State<Arc<Monitor>>) -> Response {
     }
 }
 
-async fn effective_config(State(monitor): State<Arc<Monitor>>) -> Response {
+async fn effective_config(Begun(monitor): Begun) -> Response {
     json(&config::effective(&monitor.observed))
 }
 
-async fn status(State(monitor): State<Arc<Monitor>>) -> Response {
+async fn status(Begun(monitor): Begun) -> Response {
     let snapshot = monitor.snapshot();
     json(&Status {
         page: page::Shown::new(&snapshot),
@@ -254,9 +299,9 @@ async fn status(State(monitor): State<Arc<Monitor>>) -> Response {
     })
 }
 
-async fn reload_config(State(monitor): State<Arc<Monitor>>, headers: HeaderMap) -> Response {
+async fn reload_config(Begun(monitor): Begun, headers: HeaderMap) -> Response {
     let answer = reload::ask(monitor.wishes.as_ref(), &headers).await;
-    let mut response = with_type("text/plain; charset=utf-8", answer.text);
+    let mut response = with_type(TEXT, answer.text);
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response
 }
@@ -287,7 +332,7 @@ async fn not_allowed(uri: Uri) -> Response {
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response {
-    let mut response = with_type("text/plain; charset=utf-8", text);
+    let mut response = with_type(TEXT, text);
     *response.status_mut() = status;
     response
 }

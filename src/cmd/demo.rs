@@ -23,6 +23,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use super::load::{self, Latencies};
@@ -165,12 +166,9 @@ async fn play(args: &Args, verdict: Verdict) -> anyhow::Result<Option<Summary>> 
     let admin = bind_admin(args.admin).await?;
     let mut view = View::new(args.plain, args.json);
     view.say(&view::opening(&verdict, admin.address()?));
-    tokio::task::spawn_local(admin::serve(
-        admin,
-        gateway.observed(),
-        None,
-        std::future::pending(),
-    ));
+    let front = admin::Front::new(watch::channel(String::new()).1);
+    front.open(gateway.observed(), None);
+    tokio::task::spawn_local(admin::serve(admin, front, std::future::pending()));
     let load = start_load(args, &gateway, &verdict)?;
 
     let mut stage = Stage::new(args, load, sinks, gateway.gates());

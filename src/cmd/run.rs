@@ -4,19 +4,20 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use super::{settle, usage};
-use crate::admin;
 use crate::admin::reload::{Answer, WAITING_MAX, Wish};
+use crate::admin::{self, Front};
 use crate::config::units::show_size;
 use crate::config::{DestinationPlan, Flags, LogFormat, Plan};
 use crate::gateway::reload::Refused;
-use crate::gateway::{Farewell, Gateway};
+use crate::gateway::{Farewell, Gateway, Prepared};
 use crate::runtime::{self, engine};
 
 /// Exit code for a configuration that cannot work (sysexits.h EX_USAGE).
@@ -25,6 +26,9 @@ pub const EXIT_USAGE: u8 = 64;
 /// Standard streams, signals, timers and the log (8), the admin port, its client and its spares (6), a core's ring, doorbell and
 /// listener (4), a spool's lock, folder and files (5), one client and one connection to a destination (2), and a few to spare.
 const FILES_MIN: u64 = 28;
+
+/// A start that takes long says this often what it is at.
+const START_LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs the gateway until a signal ends it.
 ///
@@ -81,22 +85,28 @@ async fn serve(flags: Flags, plan: Plan, verdict: engine::Verdict) -> anyhow::Re
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-    let admin = match plan.admin {
-        Some(address) => Some(bind_admin(address).await?),
-        None => None,
+    let (tell, at) = watch::channel(String::from("opening what the plan names"));
+    let front = Front::new(at.clone());
+    let (admin_stop, admin_stopped) = oneshot::channel::<()>();
+    if let Some(address) = plan.admin {
+        let port = bind_admin(address).await?;
+        tracing::info!(address = %port.address()?, "admin port");
+        let until = async move { drop(admin_stopped.await) };
+        tokio::task::spawn_local(admin::serve(port, front.clone(), until));
+    }
+    let prepared = tokio::select! {
+        biased;
+        _ = terminate.recv() => return Ok(leave_early("SIGTERM")),
+        _ = interrupt.recv() => return Ok(leave_early("SIGINT")),
+        prepared = prepare(plan, tell) => prepared?,
+        never = tell_of_start(at) => never,
     };
-    let mut gateway = Gateway::start(plan, verdict)?;
+    let mut gateway = Gateway::begin(prepared, verdict)?;
     gateway.spawn_keepers();
     gateway.spawn_rotation();
     gateway.spawn_side_door();
-    let (admin_stop, admin_stopped) = oneshot::channel::<()>();
     let (wishes, mut wished) = mpsc::channel(WAITING_MAX);
-    if let Some(port) = admin {
-        tracing::info!(address = %port.address()?, "admin port");
-        let until = async move { drop(admin_stopped.await) };
-        let serving = admin::serve(port, gateway.observed(), Some(wishes), until);
-        tokio::task::spawn_local(serving);
-    }
+    front.open(gateway.observed(), Some(wishes));
     for destination in &gateway.plan().destinations {
         tell_of(destination);
     }
@@ -132,6 +142,27 @@ async fn serve(flags: Flags, plan: Plan, verdict: engine::Verdict) -> anyhow::Re
     drop(admin_stop);
     farewells.iter().for_each(Farewell::tell);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prepares on a thread that may wait for disks.
+async fn prepare(plan: Plan, tell: watch::Sender<String>) -> anyhow::Result<Prepared> {
+    let tell = move |at| drop(tell.send_replace(at));
+    let preparing = tokio::task::spawn_blocking(move || Prepared::new(plan, &tell));
+    preparing.await.context("the start was interrupted")?
+}
+
+/// Tells what a start that takes long is at.
+async fn tell_of_start(at: watch::Receiver<String>) -> ! {
+    loop {
+        tokio::time::sleep(START_LOG_EVERY).await;
+        tracing::info!(at = *at.borrow(), "still starting, clients wait");
+    }
+}
+
+/// What has been read is as it was, and nothing has been accepted.
+fn leave_early(signal: &str) -> ExitCode {
+    tracing::info!("{signal}: leaving before the start was over");
+    ExitCode::SUCCESS
 }
 
 /// Reads the configuration file again and puts what it says in force, or nothing. Says how that went, in the log too.

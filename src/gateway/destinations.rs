@@ -131,11 +131,16 @@ struct Server {
 
 impl Opened {
     /// Reads and opens what `one` names. For one that is new, threads are reserved and its spool is opened too; nobody else
-    /// may have that open.
+    /// may have that open. How far the spool is read is told.
     ///
     /// # Errors
     /// A file that cannot be used, a folder that cannot be had, a thread that cannot be started.
-    pub fn open(one: &DestinationPlan, whole: &Plan, is_new: bool) -> anyhow::Result<Self> {
+    pub fn open(
+        one: &DestinationPlan,
+        whole: &Plan,
+        is_new: bool,
+        tell: &dyn Fn(String),
+    ) -> anyhow::Result<Self> {
         let target = match &one.target {
             DestinationTarget::Http { .. } => Target::Server(Box::new(Server::open(one)?)),
             DestinationTarget::File { directory } => {
@@ -147,7 +152,7 @@ impl Opened {
             }
         };
         let spool = match is_new {
-            true => OpenedSpool::open(one, whole)?,
+            true => OpenedSpool::open(one, whole, tell)?,
             false => None,
         };
         Ok(Self {

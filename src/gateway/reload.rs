@@ -297,7 +297,7 @@ async fn open(plan: Arc<Plan>, fates: Vec<Fate>) -> anyhow::Result<Vec<Option<Op
         let each = plan.destinations.iter().zip(fates);
         each.map(|(one, fate)| match fate {
             Fate::Stays => Ok(None),
-            fate => Opened::open(one, &plan, fate == Fate::Starts).map(Some),
+            fate => Opened::open(one, &plan, fate == Fate::Starts, &|_| ()).map(Some),
         })
         .collect()
     });

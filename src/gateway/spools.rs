@@ -18,14 +18,14 @@ use crate::spool::{self, Lock, RealDisk, Recovery, Store, StoreLimits, Sums, fol
 /// the time of one sync.
 const WAITING_SHARE: u64 = 4;
 
-/// Locks the folder of spools, if there is one, and looks at what is there for nobody.
+/// Locks the folder of spools, if there is one, and looks at what is there for nobody. Tells what it reads.
 ///
 /// # Errors
 /// The folder cannot be had, another process has it, or it holds a backlog that the plan does not want to leave.
-pub fn lock(plan: &Plan) -> anyhow::Result<Option<Lock>> {
+pub fn lock(plan: &Plan, tell: &dyn Fn(String)) -> anyhow::Result<Option<Lock>> {
     let Some(spool) = &plan.spool else { return Ok(None) };
     let lock = spool::lock(&spool.directory).context("--spool")?;
-    settle_orphans(spool, plan)?;
+    settle_orphans(spool, plan, tell)?;
     Ok(Some(lock))
 }
 
@@ -43,17 +43,23 @@ pub struct SpoolThread {
 }
 
 impl OpenedSpool {
-    /// Opens the spool of `one`, where the plan gives it one. Nobody else may have it open.
+    /// Opens the spool of `one`, where the plan gives it one. Nobody else may have it open. Tells how far it is read.
     ///
     /// # Errors
     /// Its folder cannot be read, or no thread can be started.
-    pub fn open(one: &DestinationPlan, plan: &Plan) -> anyhow::Result<Option<Self>> {
+    pub fn open(one: &DestinationPlan, plan: &Plan, tell: &dyn Fn(String)) -> anyhow::Result<Option<Self>> {
         let (Some(spool), Some(limit)) = (&plan.spool, one.spool_limit) else {
             return Ok(None);
         };
         let context = || format!("--spool: destination '{}'", one.name);
         let disk = RealDisk::create(&spool.directory.join(folder_name(&one.name))).with_context(context)?;
-        let (store, recovery) = Store::open(disk, StoreLimits::of(limit)).with_context(context)?;
+        let (store, recovery) = Store::open_telling(disk, StoreLimits::of(limit), |number, of| {
+            tell(format!(
+                "reading the spool of '{}', segment {number} of {of}",
+                one.name
+            ));
+        })
+        .with_context(context)?;
         let thread = Reserved::new("spool").with_context(context)?;
         Ok(Some(Self {
             store,
@@ -155,13 +161,16 @@ pub fn delete(spool: &SpoolPlan, destination: &str) -> anyhow::Result<Sums> {
 }
 
 /// Looks for spools of destinations that the plan does not know.
-fn settle_orphans(spool: &SpoolPlan, plan: &Plan) -> anyhow::Result<()> {
+fn settle_orphans(spool: &SpoolPlan, plan: &Plan, tell: &dyn Fn(String)) -> anyhow::Result<()> {
     for orphan in spool::destinations(&spool.directory).context("--spool: cannot list the folder")? {
         let name = &orphan.destination;
         if plan.has(name) {
             continue;
         }
         let context = || format!("--spool: what is left of '{name}' cannot be read");
+        tell(format!(
+            "reading what the spool holds for '{name}', which is no longer given"
+        ));
         let seen = match spool::summary(&RealDisk::existing(&orphan.folder), false) {
             Err(error) if spool.orphans == SpoolOrphans::Keep => {
                 tracing::warn!(destination = %name, %error, "what the spool holds for a destination that is no longer given cannot be read");

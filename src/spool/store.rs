@@ -229,6 +229,19 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// When the folder cannot be listed. Damaged and unreadable files are no errors.
     pub fn open(disk: D, limits: StoreLimits) -> io::Result<(Self, Recovery)> {
+        Self::open_telling(disk, limits, |_, _| ())
+    }
+
+    /// [`Store::open`], which takes long where there is much: before each segment it tells the how manieth that is, from 1
+    /// on, and how many there are.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn open_telling(
+        disk: D,
+        limits: StoreLimits,
+        mut tell: impl FnMut(usize, usize),
+    ) -> io::Result<(Self, Recovery)> {
         let names = disk.list()?;
         let numbers = |ending| names.iter().filter_map(move |name| number_in(name, ending));
         let mut store = Self {
@@ -257,7 +270,8 @@ impl<D: Disk> Store<D> {
         let mut found: Vec<u64> = numbers(SEGMENT_ENDING).collect();
         found.sort_unstable();
         let newest = found.last().copied();
-        for &number in &found {
+        for (index, &number) in found.iter().enumerate() {
+            tell(index + 1, found.len());
             store.take_over(number, newest == Some(number));
         }
         for number in numbers(MARKS_ENDING).filter(|number| found.binary_search(number).is_err()) {
