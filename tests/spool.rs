@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use support::gateway::{Farewell, Gateway, to};
 use support::peer::{Absent, Held, Peer, Received, Reply};
-use support::{Client, Process, eventually, get, run, skip, under_both_engines};
+use support::{Client, Process, eventually, get, post, run, skip, under_both_engines};
 
 under_both_engines!(
     an_outage_longer_than_memory_loses_nothing,
@@ -28,6 +28,7 @@ under_both_engines!(
     a_full_disk_is_survived_and_left_behind,
     a_disk_that_was_full_a_moment_ago_takes_the_rest_at_the_end,
     under_stored_a_full_disk_means_waiting_for_delivery,
+    a_disk_that_hangs_is_told_and_passed_by,
     damage_costs_what_it_hits,
     what_is_no_file_hides_nothing,
     what_cannot_be_read_of_another_destination_stops_nothing,
@@ -434,6 +435,84 @@ fn under_stored_a_full_disk_means_waiting_for_delivery(engine: &str) {
     assert_eq!(answers, [503; 3], "neither disk nor destination has it");
     let farewell = farewell(gateway);
     assert_eq!((farewell.delivered, farewell.spooled), (0, 0), "{farewell:?}");
+}
+
+/// A file system in a file, whose writers wait while it is frozen.
+struct FreezableDisk(tempfile::TempDir);
+
+impl FreezableDisk {
+    /// `None`, said aloud, where the machine does not allow one.
+    fn mount(test: &str) -> Option<Self> {
+        let disk = Self(folder());
+        let image = disk.0.path().join("image");
+        fs::create_dir(disk.path()).expect("a folder");
+        let made = fs::File::create(&image).and_then(|file| file.set_len(16 << 20));
+        made.expect("a file");
+        for (program, args) in [("mkfs.ext4", ["-q", "-F"]), ("mount", ["-o", "loop"])] {
+            let mut command = Command::new(program);
+            command.args(args).arg(&image);
+            if program == "mount" {
+                command.arg(disk.path());
+            }
+            match command.output() {
+                Ok(output) if output.status.success() => {}
+                Ok(output) => {
+                    skip(test, String::from_utf8_lossy(&output.stderr));
+                    return None;
+                }
+                Err(error) => {
+                    skip(test, format!("{program}: {error}"));
+                    return None;
+                }
+            }
+        }
+        Some(disk)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("mounted")
+    }
+
+    fn fsfreeze(&self, flag: &str) -> bool {
+        let ended = Command::new("fsfreeze").arg(flag).arg(self.path()).output();
+        ended.is_ok_and(|ended| ended.status.success())
+    }
+}
+
+impl Drop for FreezableDisk {
+    fn drop(&mut self) {
+        self.fsfreeze("--unfreeze");
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+fn a_disk_that_hangs_is_told_and_passed_by(engine: &str) {
+    let Some(disk) = FreezableDisk::mount("a_disk_that_hangs_is_told_and_passed_by") else {
+        return;
+    };
+    let peer = Peer::start();
+    let flags = ["--ack", "stored", "--admin", "127.0.0.1:0"];
+    let mut gateway = start(engine, &peer.url(), &disk.path(), &flags);
+    let is_up = |gateway: &Gateway| gateway.metric(r#"pyrotee_spool_up{destination="a"}"#);
+    push_all(&gateway, 0..1);
+    assert_eq!(take(&peer, 1), once_each(0..1));
+    assert_eq!(is_up(&gateway), 1.0);
+    assert!(disk.fsfreeze("--freeze"), "it can be frozen");
+    let mut patient = gateway.client();
+    patient
+        .send(post("/ingest?name=app", &[], &numbered(1)))
+        .expect("it is sent");
+    gateway.logged("the spool's disk does not answer");
+    assert_eq!(is_up(&gateway), 0.0);
+    // What comes now is answered when its destination has it; what the disk was given waits.
+    push_all(&gateway, 2..20);
+    assert_eq!(take(&peer, 18), (2..20).map(|number| (number, 1)).collect());
+    assert!(disk.fsfreeze("--unfreeze"), "it goes on");
+    assert_eq!(patient.receive().expect("an answer").status, 200);
+    assert_eq!(take(&peer, 1), once_each(1..2));
+    gateway.logged("the spool's disk answers again");
+    assert_eq!(is_up(&gateway), 1.0);
+    gateway.end_whole();
 }
 
 /// Writes until the disk is full.

@@ -414,7 +414,7 @@ pub static ROWS: [Row; 65] = [
         Kind::Gauge,
         "",
         &["destination"],
-        "1 while the spool takes profiles; 0 while its disk fails, and profiles go on in memory.",
+        "1 while the spool takes profiles; 0 while its disk fails or has not answered for 5 s, and profiles go on in memory.",
         Read::EachSpool(|link, _| link.is_well().into()),
     ),
     row(

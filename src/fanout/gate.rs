@@ -328,7 +328,7 @@ impl Gate {
     pub(super) fn is_spool_behind(&self) -> bool {
         self.spool
             .as_ref()
-            .is_some_and(|link| link.stores_all() && link.is_behind())
+            .is_some_and(|link| link.stores_all() && link.is_behind() && !link.is_stalled())
     }
 
     /// Whether the disk is behind, though it works, and new parcels need it: all do under `--ack stored`, else those that
@@ -367,7 +367,8 @@ impl Gate {
             .held_bytes
             .fetch_add(parcel.ticket.push().bytes, Ordering::Relaxed);
         match &self.spool {
-            Some(link) if link.stores_all() => link.put(parcel),
+            // Past a disk that hangs, what comes now is for its destination alone.
+            Some(link) if link.stores_all() && !link.is_stalled() => link.put(parcel),
             _ => self.cross(parcel),
         }
     }

@@ -18,6 +18,11 @@ use crossbeam_channel::{Receiver, Sender};
 use super::Parcel;
 use super::push::Push;
 use super::ticket::DropReason;
+use crate::runtime::clock::{self, Mono};
+
+/// A keeper that is at one step for so long has a disk that hangs: a step writes 32 MiB at most, which one that takes 10 MB/s
+/// has in 3 s.
+const STALL: Duration = Duration::from_secs(5);
 
 /// Where a parcel lies in its spool, and what it counts. Valid while the store that gave it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +67,8 @@ pub struct SpoolLink {
     is_full: AtomicBool,
     trouble: Mutex<Option<String>>,
     is_well: AtomicBool,
+    /// Since when the keeper is at its step, in [`Mono`] nanoseconds; 0 while it rests.
+    busy_since: AtomicU64,
     counts: Counts,
     to_store: (Sender<Parcel>, Receiver<Parcel>),
     returns: (Sender<Return>, Receiver<Return>),
@@ -119,6 +126,7 @@ impl SpoolLink {
             is_full: AtomicBool::new(false),
             trouble: Mutex::new(None),
             is_well: AtomicBool::new(true),
+            busy_since: AtomicU64::new(0),
             counts: Counts::default(),
             to_store: crossbeam_channel::unbounded(),
             returns: crossbeam_channel::unbounded(),
@@ -183,7 +191,29 @@ impl SpoolLink {
 
     /// Whether the disk takes what it is given.
     pub fn is_well(&self) -> bool {
-        self.is_well.load(Ordering::Relaxed)
+        self.is_well.load(Ordering::Relaxed) && !self.is_stalled()
+    }
+
+    /// Whether the disk hangs: it has neither taken nor refused what it was given.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled_for(clock::recent()).is_some()
+    }
+
+    /// How long the disk has been hanging, if it does.
+    pub fn stalled_for(&self, now: Mono) -> Option<Duration> {
+        let since = self.busy_since.load(Ordering::Relaxed);
+        let busy = now.since(Mono(since));
+        (since > 0 && busy >= STALL).then_some(busy)
+    }
+
+    /// The keeper's side: begins what takes as long as the disk wants it to.
+    pub fn begin_step(&self, now: Mono) {
+        self.busy_since.store(now.0, Ordering::Relaxed);
+    }
+
+    /// The keeper's side: that is over.
+    pub fn end_step(&self) {
+        self.busy_since.store(0, Ordering::Relaxed);
     }
 
     /// Bytes that wait to be stored.
@@ -321,6 +351,9 @@ impl SpoolLink {
 
     /// Why the disk takes nothing now, if so.
     pub fn trouble(&self) -> Option<String> {
+        if let Some(stalled) = self.stalled_for(clock::now()) {
+            return Some(format!("the disk has not answered for {} s", stalled.as_secs()));
+        }
         self.trouble
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::core::Order;
-use super::spools::{OpenedSpool, SpoolThread};
+use super::spools::{self, OpenedSpool, SpoolThread};
 use crate::config::{AckPolicy, AuthPlan, DestinationPlan, DestinationTarget, Plan, ProxyRules};
 use crate::fanout::call::CALLS_WAITING_MAX;
 use crate::fanout::{Call, Calls, Gate};
@@ -366,13 +366,16 @@ pub struct Errands {
 }
 
 impl Errands {
-    /// Begins to keep its name resolved and its secrets up to date. Must be called on a tokio `LocalSet`.
+    /// Begins to keep its name resolved and its secrets up to date, and to watch its disk. Must be called on a tokio `LocalSet`.
     pub fn spawn_keepers(&mut self, gate: &'static Gate, dns_refresh: Duration) {
         if let Some((host, port, addresses)) = self.name.take() {
             self.spawn(dns::keep_resolved(gate, host, port, addresses, dns_refresh));
         }
         if let Some(keeper) = self.secrets.take() {
             self.spawn(keeper.run());
+        }
+        if let Some(link) = gate.spool() {
+            self.spawn(spools::watch(gate, link));
         }
     }
 

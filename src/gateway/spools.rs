@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -17,6 +18,9 @@ use crate::spool::{self, Lock, RealDisk, Recovery, Store, StoreLimits, Sums, fol
 /// Of a queue limit, the part that may wait to be written to disk besides. A quarter is many times what a disk takes in
 /// the time of one sync.
 const WAITING_SHARE: u64 = 4;
+
+/// How often it is looked whether a disk hangs.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Locks the folder of spools, if there is one, and looks at what is there for nobody. Tells what it reads.
 ///
@@ -142,6 +146,25 @@ impl SpoolThread {
     /// Whether the thread has ended.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
+    }
+}
+
+/// Tells when the disk of `gate`'s spool hangs, which its own thread cannot do, and when that is over.
+pub async fn watch(gate: &'static Gate, link: &'static SpoolLink) {
+    let mut is_told = false;
+    loop {
+        tokio::time::sleep(WATCH_EVERY).await;
+        let is_stalled = link.stalled_for(clock::now()).is_some();
+        if is_stalled && !is_told {
+            tracing::error!(
+                destination = %gate.name,
+                waiting_bytes = link.waiting_bytes(),
+                "the spool's disk does not answer; new profiles go on in memory, those that it was given wait for it"
+            );
+        } else if is_told && !is_stalled {
+            tracing::info!(destination = %gate.name, "the spool's disk answers again");
+        }
+        is_told = is_stalled;
     }
 }
 

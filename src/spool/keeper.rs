@@ -93,7 +93,9 @@ pub fn start(mut keeper: Keeper<RealDisk>, thread: Reserved) -> JoinHandle<()> {
         loop {
             let is_finishing = keeper.link.is_finishing();
             let now = clock::now();
+            keeper.link.begin_step(now);
             let wake_at = keeper.step(now, clock::wall());
+            keeper.link.end_step();
             if !keeper.link.is_idle() {
                 continue;
             }
