@@ -457,6 +457,11 @@ impl Farewell {
             tracing::info!(destination = %name, delivered, spooled, lost = 0, "the rest waits in the spool for the next start");
         } else if self.is_whole() {
             tracing::info!(destination = %name, delivered, lost = 0, "all delivered");
+        } else if dropped.is_empty() {
+            tracing::warn!(
+                destination = %name, delivered, lost = 0, spooled, undecided = unknown,
+                "nothing is lost for sure; those undecided were on the wire at the end, and the destination may have them"
+            );
         } else {
             let reasons: Vec<String> = dropped
                 .iter()
