@@ -243,7 +243,7 @@ fn start_logging(plan: &Plan) {
 }
 
 /// A core that panics would leave its connections and queues behind in silence: better to end as a whole, loudly, and be
-/// started again.
+/// started again. Release builds cannot do otherwise.
 pub(super) fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
