@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use url::Url;
 
 use crate::config::{ClientTls, units};
@@ -178,8 +179,17 @@ pub enum IngestFormat {
 /// When the flags contradict each other, the URL cannot be resolved, the engine cannot be had, or the report cannot be
 /// written. Failed requests are no error but an exit code of 1.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let running = Running::start(&args, probe(args.engine)?.engine)?;
-    running.watch(&args)?;
+    let control = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let running = control.block_on(async {
+        // Before the first request: whoever has seen one may send a signal.
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let running = Running::start(&args, probe(args.engine)?.engine)?;
+        running.watch(&args, [&mut interrupt, &mut terminate]).await;
+        anyhow::Ok(running)
+    })?;
     let report = running.finish()?;
     write_report(&report, &args)?;
     let bad = report.failed() > 0 && !args.allow_errors;
@@ -301,28 +311,18 @@ impl Running {
         Ok(Report::new(self.setup, &tally, self.run.measure_from))
     }
 
-    /// Shows the progress until the end, and ends the run early when asked to (SIGINT, SIGTERM).
-    fn watch(&self, args: &Args) -> anyhow::Result<()> {
+    /// Shows the progress until the end, and ends the run early when asked to.
+    async fn watch(&self, args: &Args, [interrupt, terminate]: [&mut Signal; 2]) {
         let bar = progress_bar(args);
-        let control = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        control.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let (mut interrupt, mut terminate) =
-                (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-            let mut step = tokio::time::interval(PROGRESS_STEP);
-            while !self.is_finished() {
-                tokio::select! {
-                    _ = step.tick() => show_progress(&bar, self.progress(), self.run.start, args),
-                    _ = interrupt.recv() => self.stop(),
-                    _ = terminate.recv() => self.stop(),
-                }
+        let mut step = tokio::time::interval(PROGRESS_STEP);
+        while !self.is_finished() {
+            tokio::select! {
+                _ = step.tick() => show_progress(&bar, self.progress(), self.run.start, args),
+                _ = interrupt.recv() => self.stop(),
+                _ = terminate.recv() => self.stop(),
             }
-            anyhow::Ok(())
-        })?;
+        }
         bar.finish_and_clear();
-        Ok(())
     }
 }
 
