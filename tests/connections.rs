@@ -443,7 +443,8 @@ fn a_connection_per_request(engine: &str) {
     ]);
     let report = load.wait();
     assert!(report.status.success(), "{report:?}");
-    let stats = sink.stats_when("all to arrive", |stats| stats["requests"] == 3000);
+    sink.stats_when("all to be answered", |stats| stats["statuses"]["200"] == 3000);
+    let stats = sink.stats();
     assert_eq!(stats["duplicates"], 0, "{stats}");
     eventually("every connection to be closed", || {
         (closed(&gateway, "client") > 2999.5).then_some(())
