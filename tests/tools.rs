@@ -588,8 +588,8 @@ fn the_admin_port_refuses_bad_faults() {
 #[test]
 fn load_scripts_end_by_themselves_and_lose_nothing() {
     // The drill's sink starts when the script does, on a port that the gateway knows before.
-    let ports = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
-    let [port, control] = ports.map(|listener| listener.local_addr().expect("bound").port().to_string());
+    let ports = [(); 2].map(|()| Absent::for_another());
+    let [port, control] = ports.each_ref().map(|absent| absent.address().port().to_string());
     let sink = Sink::start(&["--verify"]);
     let to = [
         format!("prod={}", sink.url()),

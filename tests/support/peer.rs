@@ -120,10 +120,22 @@ impl Absent {
         Self(socket)
     }
 
+    /// The same for another process, which binds it as well, as every server may (SO_REUSEADDR).
+    pub fn for_another() -> Self {
+        let absent = Self::new();
+        absent.0.set_reuse_address(true).expect("a socket");
+        absent
+    }
+
+    /// Where it will be.
+    pub fn address(&self) -> SocketAddr {
+        let address = self.0.local_addr().expect("it is bound").as_socket();
+        address.expect("an IP address")
+    }
+
     /// As a `--to` value.
     pub fn url(&self) -> String {
-        let address = self.0.local_addr().expect("it is bound").as_socket();
-        format!("http://{}", address.expect("an IP address"))
+        format!("http://{}", self.address())
     }
 
     /// Listens from now on and accepts everything.
