@@ -322,7 +322,8 @@ fn a_load_of_both_routes_does_not_notice(engine: &str) {
     let (a, b) = (Sink::start(&["--verify"]), Sink::start(&["--verify"]));
     let both = [To("a", a.url(), ""), To("b", b.url(), "")];
     let config = Config::new(&to(&both));
-    let gateway = start(engine, &config, &["--cores", "2"]);
+    // On a busy machine an answer may take its time, and what is given up may have arrived.
+    let gateway = start(engine, &config, &["--cores", "2", "--remote-timeout", "1m"]);
     let url = gateway.url();
     let load = Process::start(&[
         "load",
@@ -354,6 +355,10 @@ fn a_load_of_both_routes_does_not_notice(engine: &str) {
     assert!(ended.status.success(), "{}", ended.stderr);
     let report: serde_json::Value = serde_json::from_str(&ended.stdout).expect("a report");
     assert_eq!(report["connections_opened"], 8, "none was closed: {report}");
+    // All that waits may be more than a busy machine delivers in the time that a shutdown leaves.
+    a.stats_when("all at the one that stayed", |stats| {
+        stats["requests"].as_u64() >= report["ok"].as_u64()
+    });
     let farewells = gateway.farewell();
     let stats = a.stats();
     let counted = ["verified", "duplicates", "corrupt"].map(|name| stats[name].as_u64());
