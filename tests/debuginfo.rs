@@ -590,7 +590,8 @@ fn a_slow_destination_slows_its_uploads_only(engine: &str) {
     let gateway = gateway(
         engine,
         &slow,
-        &["--memory-limit", "64MiB", "--read-timeout", "300ms"],
+        // The uploads are stuck for longer, and a push comes within it on a busy machine, too.
+        &["--memory-limit", "64MiB", "--read-timeout", "1s"],
     );
     let address = gateway.address;
     const TOTAL: usize = 64 << 20;
