@@ -139,7 +139,7 @@ fn disturbs_nobody(engine: &str, flags: &[&str], hurt: impl Fn(&Sink), heal: imp
 fn a_stopped_destination_disturbs_nobody(engine: &str) {
     disturbs_nobody(
         engine,
-        &[],
+        &["--remote-timeout", "1m"], // what is given up meanwhile would arrive all the same
         |sink| sink.process.signal(Signal::STOP),
         |sink| sink.process.signal(Signal::CONT),
     );
