@@ -31,6 +31,8 @@ under_both_engines!(
     a_disk_that_hangs_is_told_and_passed_by,
     damage_costs_what_it_hits,
     what_is_no_file_hides_nothing,
+    files_that_somebody_takes_away_are_told,
+    a_folder_that_somebody_moves_away_is_told,
     what_cannot_be_read_of_another_destination_stops_nothing,
     a_spool_that_may_not_overflow_refuses,
     what_a_full_spool_cannot_take_at_the_end_is_told,
@@ -607,6 +609,51 @@ fn what_is_no_file_hides_nothing(engine: &str) {
         assert!(log.contains(&format!("{name}.spool")), "{name}: {log}");
     }
     assert!(!log.contains("cannot mark"), "{log}");
+}
+
+/// A file without a name takes writes and syncs as ever, and nobody finds it again.
+fn files_that_somebody_takes_away_are_told(engine: &str) {
+    let flags = ["--drain-timeout", "100ms"];
+    for (ack, is_killed) in [("queued", false), ("stored", false), ("stored", true)] {
+        let (spool, absent) = (folder(), Absent::new());
+        let flags = [&flags[..], &["--ack", ack]].concat();
+        let mut gateway = start(engine, &absent.url(), spool.path(), &flags);
+        push_all(&gateway, 0..10);
+        wait_for_bytes_on_disk(spool.path(), 10 * (10 << 10));
+        for segment in files(spool.path(), ".spool") {
+            fs::remove_file(segment).expect("it can be removed");
+        }
+        push_all(&gateway, 10..20);
+        wait_for_bytes_on_disk(spool.path(), 10 * (10 << 10));
+        gateway.logged("somebody has taken away a file of the spool");
+        if is_killed {
+            gateway.process.signal(Signal::KILL);
+            gateway.process.wait();
+        } else {
+            let farewell = farewell(gateway);
+            let told = (farewell.spooled, farewell.dropped.get("damaged"), farewell.lost());
+            assert_eq!(told, (10, Some(&10), 10), "{ack}");
+        }
+        let url = absent.url();
+        let peer = absent.appear();
+        let gateway = start(engine, &url, spool.path(), &[]);
+        assert_eq!(take(&peer, 10), once_each(10..20), "{ack}");
+        gateway.end_whole();
+    }
+}
+
+/// What it holds is sent all the same, for it is open; what comes then has nowhere to go but memory.
+fn a_folder_that_somebody_moves_away_is_told(engine: &str) {
+    let (spool, absent) = (folder(), Absent::new());
+    let mut gateway = start(engine, &absent.url(), &spool.path().join("in"), &[]);
+    push_all(&gateway, 0..10);
+    wait_for_bytes_on_disk(&spool.path().join("in"), 10 * (10 << 10));
+    fs::rename(spool.path().join("in"), spool.path().join("moved")).expect("it can be moved");
+    push_all(&gateway, 10..20);
+    gateway.logged("the spool cannot be written");
+    let peer = absent.appear();
+    assert_eq!(take(&peer, 20), once_each(0..20));
+    gateway.end_whole();
 }
 
 /// Neither a start nor a look at the others.

@@ -40,6 +40,8 @@ pub enum What {
         /// The version of its format.
         version: u32,
     },
+    /// Somebody has taken the segment away while we had it. The records in it are lost.
+    Gone,
     /// The segment could not be read. It stays as it is until the next start.
     Unreadable {
         /// The error.
@@ -59,6 +61,7 @@ impl std::fmt::Display for What {
                 f,
                 "format version {version} is newer than this pyrotee: left untouched until a newer one reads it"
             ),
+            Self::Gone => write!(f, "the file is not in its folder any more"),
             Self::Unreadable { kind } => write!(f, "cannot be read ({kind}): left until the next start"),
         }
     }

@@ -22,6 +22,9 @@ pub trait Disk {
     /// Opens a file that exists, to read it. Waits for nobody, whatever it is.
     fn open(&self, name: &str) -> io::Result<Self::File>;
 
+    /// Whether there is a file of this name, as far as that can be told: where the disk says nothing, there is.
+    fn has(&self, name: &str) -> bool;
+
     /// Opens a file to read and write it, and makes it if there is none.
     fn open_or_create(&self, name: &str) -> io::Result<Self::File>;
 
@@ -124,6 +127,11 @@ impl Disk for RealDisk {
             .read(true)
             .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
         options.open(self.path(name))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let seen = fs::metadata(self.path(name));
+        !seen.is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
     }
 
     fn open_or_create(&self, name: &str) -> io::Result<File> {

@@ -315,6 +315,10 @@ impl Disk for FakeDisk {
         Ok(FakeFile(inode))
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.state().names.contains_key(name)
+    }
+
     fn open_or_create(&self, name: &str) -> io::Result<FakeFile> {
         let mut state = self.state();
         state.enter(Operation::Create)?;

@@ -131,6 +131,10 @@ impl Disk for TwoFiles {
         Ok(name == marks_name(NUMBER))
     }
 
+    fn has(&self, _: &str) -> bool {
+        true
+    }
+
     fn open_or_create(&self, _: &str) -> io::Result<bool> {
         Err(ErrorKind::ReadOnlyFilesystem.into())
     }

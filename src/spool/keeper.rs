@@ -174,9 +174,14 @@ impl<D: Disk> Keeper<D> {
             .min(resume_at.max(now.after(ROOM_RECHECK)))
     }
 
-    /// Everything has been stored: makes up for marks that failed, and syncs.
+    /// Everything has been stored: syncs, says what will not be there for the next start, and makes up for marks that
+    /// failed.
     pub fn finish(&mut self, now: Mono) {
         self.sync(now);
+        let before = self.store.totals();
+        self.store.give_up_gone();
+        self.note_lost(before);
+        self.show();
         if let Err(error) = self.store.tidy() {
             tracing::warn!(
                 destination = %self.gate.name,
@@ -247,6 +252,9 @@ impl<D: Disk> Keeper<D> {
                 self.gate.forward(parcel);
                 continue;
             }
+            if written.is_empty() {
+                self.will_be_found();
+            }
             match self.append(parcel.ticket.push(), now, wall) {
                 Ok(id) => written.push((parcel, id)),
                 Err(AppendError::Full) => self.refuse_full(parcel),
@@ -270,10 +278,11 @@ impl<D: Disk> Keeper<D> {
         let syncs_now = self.link.stores_all() || self.rules.sync == SpoolSync::Always;
         // At the end the kernel has what is written, and nothing else does.
         let needs_sync = self.link.stores_all() || !self.link.is_last();
-        if syncs_now && !self.sync(now) && needs_sync {
+        let is_synced = !syncs_now || self.sync(now) || !needs_sync;
+        if !is_synced || self.link.stores_all() && !self.will_be_found() {
             // Whether they are on disk nobody knows now, so they go on in memory and never come back from there.
             let ids: Vec<RecordId> = written.iter().map(|(_, id)| *id).collect();
-            let _ = self.store.done(&ids); // the sync has told of the trouble
+            let _ = self.store.done(&ids); // the trouble has been told
             written
                 .into_iter()
                 .for_each(|(parcel, _)| self.keep_in_memory(parcel));
@@ -287,6 +296,20 @@ impl<D: Disk> Keeper<D> {
                 parcel.ticket.shelve();
             }
         }
+    }
+
+    /// Whether what was written last is where the next start looks for it. If not, what is written next has another file.
+    fn will_be_found(&mut self) -> bool {
+        let Some(file) = self.store.look_for_written() else {
+            return true;
+        };
+        self.link.counts().failures.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(
+            destination = %self.gate.name,
+            file,
+            "somebody has taken away a file of the spool; what it holds is sent only if that is before this process ends"
+        );
+        false
     }
 
     /// Writes one push, the oldest making room where they may.

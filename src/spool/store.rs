@@ -541,6 +541,38 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// Looks whether what was appended last will be found by who opens the store next: a file that somebody has removed,
+    /// or whose folder somebody has moved, takes writes and syncs all the same. Where it will not, nothing more is
+    /// written to it, and it is read as long as it stays open. Returns the name of the file that is gone.
+    pub fn look_for_written(&mut self) -> Option<String> {
+        let active = self.active.as_ref()?;
+        let name = segment_name(active.number);
+        if self.disk.has(&name) {
+            return None;
+        }
+        let active = self.active.take()?;
+        self.is_folder_unsynced = true; // whether it is there at all is for the next sync to say
+        self.handles.keep(name.clone(), active.file);
+        if self.remove_if_finished(active.number).is_err() {
+            self.is_behind = true;
+        }
+        Some(name)
+    }
+
+    /// Gives up what nobody will find any more, because its file is gone: see [`Store::take_damages`].
+    pub fn give_up_gone(&mut self) {
+        let unread = |(_, segment): &(&u64, &Segment)| segment.unread().parcels > 0;
+        let unread: Vec<u64> = self
+            .segments
+            .iter()
+            .filter(unread)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in unread {
+            self.give_up_if_gone(number);
+        }
+    }
+
     /// Drops the oldest unread records, those of one segment, to make room. `None` if there are none, or if the disk does
     /// not let go of what was dropped before.
     pub fn drop_oldest(&mut self) -> Option<Dropped> {
@@ -599,6 +631,7 @@ impl<D: Disk> Store<D> {
             });
             match found {
                 Ok(found) => self.next = found,
+                Err(_) if self.give_up_if_gone(number) => {}
                 Err(error) => {
                     self.fail(number);
                     return Err(error);
@@ -650,6 +683,9 @@ impl<D: Disk> Store<D> {
             }
             Err(error) => {
                 buffer.clear();
+                if self.give_up_if_gone(number) {
+                    return Err(ReadError::Damaged);
+                }
                 self.fail(number);
                 Err(ReadError::Io(error))
             }
@@ -776,6 +812,37 @@ impl<D: Disk> Store<D> {
         if let Some(segment) = self.segments.get_mut(&number) {
             segment.is_failing = true;
         }
+    }
+
+    /// Whether the file of a segment is gone. Then its unread records are lost, and told as that.
+    fn give_up_if_gone(&mut self, number: u64) -> bool {
+        let name = segment_name(number);
+        if self.disk.has(&name) {
+            return false;
+        }
+        let Some(segment) = self.segments.get_mut(&number) else {
+            return true;
+        };
+        let lost = segment.finish_unread();
+        let damage = Damage {
+            file: name.clone(),
+            offset: 0,
+            bytes: segment.bytes,
+            records: lost.parcels,
+            what: What::Gone,
+        };
+        self.damages.add(damage, lost);
+        self.left = self.left.minus(lost);
+        self.next = None;
+        self.scan = None;
+        self.handles.close(&name);
+        if self.active.as_ref().is_some_and(|active| active.number == number) {
+            self.active = None;
+        }
+        if self.settle(number).is_err() {
+            self.is_behind = true;
+        }
+        true
     }
 
     fn forget_next(&mut self, id: &RecordId) {
@@ -1021,20 +1088,24 @@ impl<F> Handles<F> {
 
     fn get_with(&mut self, name: String, open: impl FnOnce(&str) -> io::Result<F>) -> io::Result<&F> {
         let at = self.kept.iter().position(|(kept, _)| *kept == name);
-        let entry = match at.and_then(|at| self.kept.remove(at)) {
+        let (name, file) = match at.and_then(|at| self.kept.remove(at)) {
             Some(entry) => entry,
             None => {
                 let file = open(&name)?;
-                self.kept.truncate(HANDLES_MAX);
-                if self.kept.len() == HANDLES_MAX {
-                    self.kept.pop_front();
-                }
                 (name, file)
             }
         };
-        self.kept.push_back(entry);
+        self.keep(name, file);
         let (_, file) = &self.kept[self.kept.len() - 1];
         Ok(file)
+    }
+
+    fn keep(&mut self, name: String, file: F) {
+        self.close(&name);
+        if self.kept.len() == HANDLES_MAX {
+            self.kept.pop_front();
+        }
+        self.kept.push_back((name, file));
     }
 
     fn close(&mut self, name: &str) {

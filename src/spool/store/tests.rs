@@ -584,6 +584,48 @@ fn a_failing_segment_comes_after_the_others_and_is_not_lost() {
 }
 
 #[test]
+fn what_somebody_takes_away_is_noticed_read_as_long_as_it_is_open_and_told() {
+    let disk = FakeDisk::new(7);
+    let (mut store, _) = open(disk.clone());
+    append_all(&mut store, "abcde");
+    assert_eq!(store.look_for_written(), None);
+    disk.lose(FIRST);
+    disk.lose(SECOND);
+    assert_eq!(
+        store.look_for_written().as_deref(),
+        Some(SECOND),
+        "it was written to"
+    );
+    assert_eq!(store.look_for_written(), None, "told once");
+    append_all(&mut store, "f");
+    assert_eq!(drain(&mut store), "def");
+    let damages = store.take_damages();
+    let seen = damages.list.iter().map(|one| (&*one.file, one.records, one.what));
+    assert_eq!(seen.collect::<Vec<_>>(), [(FIRST, 3, What::Gone)]);
+    assert_eq!((damages.lost.parcels, store.totals().left.parcels), (3, 0));
+}
+
+#[test]
+fn what_is_gone_at_the_end_is_given_up_and_nothing_else() {
+    let disk = FakeDisk::new(7);
+    let (mut store, _) = open(disk.clone());
+    let held = append(&mut store, b'a', true).expect("a disk that is well");
+    append_all(&mut store, "bcde");
+    disk.lose(FIRST);
+    store.give_up_gone();
+    assert_eq!(
+        store.take_damages().lost.parcels,
+        2,
+        "what is in memory too is not lost"
+    );
+    store.release(&held);
+    store.give_up_gone();
+    assert_eq!(store.take_damages().lost.parcels, 1, "now it is");
+    assert_eq!(drain(&mut store), "de");
+    assert_eq!((store.totals().left, store.is_behind()), (Sums::default(), false));
+}
+
+#[test]
 fn room_is_made_by_the_oldest_segment() {
     let disk = five();
     let (mut store, _) = open(disk.clone());
