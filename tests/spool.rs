@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use support::gateway::{Farewell, Gateway, to};
+use support::gateway::{Farewell, Gateway, farewells, to};
 use support::peer::{Absent, Held, Peer, Received, Reply};
 use support::{Client, Process, eventually, get, post, run, skip, under_both_engines};
 
@@ -31,6 +32,7 @@ under_both_engines!(
     a_disk_that_hangs_is_told_and_passed_by,
     damage_costs_what_it_hits,
     what_is_no_file_hides_nothing,
+    what_may_not_be_written_is_told,
     files_that_somebody_takes_away_are_told,
     a_folder_that_somebody_moves_away_is_told,
     what_cannot_be_read_of_another_destination_stops_nothing,
@@ -609,6 +611,63 @@ fn what_is_no_file_hides_nothing(engine: &str) {
         assert!(log.contains(&format!("{name}.spool")), "{name}: {log}");
     }
     assert!(!log.contains("cannot mark"), "{log}");
+}
+
+/// Folders that this user may not use, and one that it may only read.
+fn what_may_not_be_written_is_told(engine: &str) {
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root && Command::new("setpriv").arg("--version").output().is_err() {
+        return skip("what_may_not_be_written_is_told", "no setpriv (util-linux)");
+    }
+    // Root may do anything until it cannot pass over what the modes say.
+    let launch = || {
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args([
+            "--bounding-set=-dac_override,-dac_read_search",
+            env!("CARGO_BIN_EXE_pyrotee"),
+        ]);
+        if is_root {
+            setpriv
+        } else {
+            Command::new(env!("CARGO_BIN_EXE_pyrotee"))
+        }
+    };
+    let peer = Peer::start();
+    let spool = folder();
+    let (own, lock) = (spool.path().join("a"), spool.path().join("lock"));
+    let (url, directory) = (format!("a={}", peer.url()), spool.path().display().to_string());
+    let flags = ["--to", &url, "--spool", &directory];
+    let refused = |says: &[&str]| {
+        let fixed = ["run", "--listen", "127.0.0.1:0", "--admin", "off"];
+        let ended = Process::start_by(launch(), &[&fixed[..], &flags].concat()).wait();
+        assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+        for words in says {
+            assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
+        }
+    };
+    let allow = |mode| fs::set_permissions(&own, fs::Permissions::from_mode(mode)).expect("it is ours");
+    fs::create_dir(&lock).expect("a folder");
+    refused(&[&directory, "'lock'", "Is a directory"]);
+    fs::remove_dir(&lock).expect("an empty folder");
+    fs::write(&own, "").expect("a file");
+    refused(&["destination 'a'", own.to_str().expect("plain"), "exists"]);
+    fs::remove_file(&own).expect("a file");
+    fs::create_dir(&own).expect("a folder");
+    allow(0o300);
+    refused(&[
+        "destination 'a'",
+        own.to_str().expect("plain"),
+        "Permission denied",
+    ]);
+    allow(0o500);
+    let gateway = Gateway::start_by(launch(), &[], engine, &flags);
+    push_all(&gateway, 0..3);
+    assert_eq!(take(&peer, 3), once_each(0..3));
+    let ended = gateway.process.terminate();
+    let told = "the spool cannot be written as it is";
+    assert!(ended.stderr.contains(told), "{}", ended.stderr);
+    assert_eq!(farewells(&ended)["a"].lost(), 0);
+    allow(0o700);
 }
 
 /// A file without a name takes writes and syncs as ever, and nobody finds it again.

@@ -1,5 +1,7 @@
 //! The spools of all destinations: opened before the gates, started with them, finished after the cores.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -35,8 +37,11 @@ pub fn lock(plan: &Plan, tell: &dyn Fn(String)) -> anyhow::Result<Option<Lock>> 
 
 /// A destination's spool, read, and a thread for it.
 pub struct OpenedSpool {
+    folder: PathBuf,
     store: Store<RealDisk>,
     recovery: Recovery,
+    /// Why nothing can be written there, if so.
+    read_only: Option<io::Error>,
     thread: Reserved,
 }
 
@@ -55,8 +60,16 @@ impl OpenedSpool {
         let (Some(spool), Some(limit)) = (&plan.spool, one.spool_limit) else {
             return Ok(None);
         };
-        let context = || format!("--spool: destination '{}'", one.name);
-        let disk = RealDisk::create(&spool.directory.join(folder_name(&one.name))).with_context(context)?;
+        let folder = spool.directory.join(folder_name(&one.name));
+        let context = || {
+            format!(
+                "--spool: destination '{}': cannot use {}, which must be a folder that this user may read and write",
+                one.name,
+                folder.display()
+            )
+        };
+        let disk = RealDisk::create(&folder).with_context(context)?;
+        let read_only = disk.writable().err();
         let (store, recovery) = Store::open_telling(disk, StoreLimits::of(limit), |number, of| {
             tell(format!(
                 "reading the spool of '{}', segment {number} of {of}",
@@ -64,10 +77,13 @@ impl OpenedSpool {
             ));
         })
         .with_context(context)?;
-        let thread = Reserved::new("spool").with_context(context)?;
+        let thread =
+            Reserved::new("spool").with_context(|| format!("--spool: destination '{}'", one.name))?;
         Ok(Some(Self {
+            folder,
             store,
             recovery,
+            read_only,
             thread,
         }))
     }
@@ -86,6 +102,14 @@ impl OpenedSpool {
         let link = SpoolLink::new(plan.ack == AckPolicy::Stored, gate.bytes_max() / WAITING_SHARE)
             .keeping_refused(spool.keeps_refused);
         keeper::tell_damages(&one.name, &link, &self.recovery.damages);
+        if let Some(error) = self.read_only {
+            tracing::warn!(
+                destination = %one.name,
+                folder = %self.folder.display(),
+                %error,
+                "the spool cannot be written as it is; what it holds is sent, and may be sent again by the next start"
+            );
+        }
         let found = self.recovery.totals.left;
         if found.parcels > 0 {
             tracing::info!(destination = %one.name, parcels = found.parcels, bytes = found.bytes, "found in the spool");

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Access, AtFlags, CWD, OFlags};
 
 /// One folder. Names are plain file names in it. Offsets and lengths are bytes.
 pub trait Disk {
@@ -83,6 +83,15 @@ impl RealDisk {
         Self {
             folder: folder.to_owned(),
         }
+    }
+
+    /// Whether files can be made and removed in it, as far as that can be told without making one.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub fn writable(&self) -> io::Result<()> {
+        let wanted = Access::WRITE_OK | Access::EXEC_OK;
+        Ok(rustix::fs::accessat(CWD, &self.folder, wanted, AtFlags::EACCESS)?)
     }
 
     fn path(&self, name: &str) -> PathBuf {

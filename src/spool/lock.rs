@@ -34,7 +34,7 @@ pub enum LockError {
         holder: String,
     },
     /// The file cannot be made or locked.
-    #[error("cannot lock the spool {}: {error}; the folder must be writable for this user", folder.display())]
+    #[error("cannot lock the spool {}: {error}; it must be a folder, and '{FILE_NAME}' in it a file, that this user may write", folder.display())]
     Io {
         /// The spool's folder.
         folder: PathBuf,
