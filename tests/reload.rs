@@ -1272,6 +1272,7 @@ fn a_signal_while_a_file_is_read_has_it_read_again(engine: &str) {
     // A reload that hangs keeps nobody from ending it all.
     gateway.process.signal(Signal::HUP);
     let hanging = being_read();
+    gateway.logged("the configuration is still being read again");
     let farewells = gateway.farewell();
     assert_eq!((farewells["b"].delivered, farewells["b"].lost()), (1, 0));
     drop(hanging);

@@ -18,7 +18,7 @@ use crate::config::units::show_size;
 use crate::config::{DestinationPlan, Flags, LogFormat, Plan};
 use crate::gateway::reload::Refused;
 use crate::gateway::{Farewell, Gateway, Prepared};
-use crate::runtime::{self, engine};
+use crate::runtime::{self, engine, patience};
 
 /// Exit code for a configuration that cannot work (sysexits.h EX_USAGE).
 pub const EXIT_USAGE: u8 = 64;
@@ -126,7 +126,7 @@ async fn serve(flags: Flags, plan: Plan, verdict: engine::Verdict) -> anyhow::Re
             biased;
             _ = terminate.recv() => break tracing::info!("SIGTERM: finishing; a second signal leaves at once"),
             _ = interrupt.recv() => break tracing::info!("SIGINT: finishing; a second signal leaves at once"),
-            answer = reload(&flags, &mut gateway) => answer,
+            answer = patience::telling(reload(&flags, &mut gateway), tell_of_hanging) => answer,
         };
         if let Some(wish) = wish {
             let _ = wish.send(answer); // whoever asked may have left
@@ -207,6 +207,14 @@ async fn reload(flags: &Flags, gateway: &mut Gateway) -> Answer {
             answer(status, lines.join("\n"))
         }
     }
+}
+
+/// Whoever has sent a signal sees nothing of it otherwise.
+fn tell_of_hanging() {
+    tracing::warn!(
+        "the configuration is still being read again: its file, or one that it names, does not answer; that of before stays in \
+         force meanwhile, and other reloads wait"
+    );
 }
 
 fn answer(status: u16, text: String) -> Answer {

@@ -29,6 +29,7 @@ use crate::config::destination::auth::is_field_text;
 use crate::config::{AuthPlan, DestinationPlan, Secret, SecretSource};
 use crate::fanout::Gate;
 use crate::runtime::clock::{self, Mono};
+use crate::runtime::patience;
 
 /// How often files are looked at. A look is one system call; Alloy reads them for every request.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -307,7 +308,13 @@ impl Keeper {
             let found = files.look(everything);
             (files, found)
         });
-        let (files, found) = looked.await.ok()?;
+        let tell = || {
+            tracing::warn!(
+                destination = %self.gate.name,
+                "the files of its secrets do not answer; what was read last stays in use meanwhile"
+            );
+        };
+        let (files, found) = patience::telling(looked, tell).await.ok()?;
         self.files = files;
         Some(found)
     }

@@ -2,7 +2,7 @@
 //!
 //! Responsible for: choosing and probing the engine ([`engine`]), building the single-threaded runtime of a core and
 //! pinning it ([`start_core`]), time ([`clock`]), waking a core from another one ([`doorbell`]) and receive buffers
-//! ([`pool`]), what happens when file descriptors run out ([`descriptors`]), and whether a core has time to spare ([`load`]). Not responsible for what runs on a core: the stations bring their own futures.
+//! ([`pool`]), what happens when file descriptors run out ([`descriptors`]), whether a core has time to spare ([`load`]), and saying so when files do not answer ([`patience`]). Not responsible for what runs on a core: the stations bring their own futures.
 //!
 //! A core's ring is built with `SINGLE_ISSUER | DEFER_TASKRUN | COOP_TASKRUN`: only its own thread submits, and the
 //! kernel runs completions when we enter, not by interrupting us. DESIGN.md section 3 has the measurement behind it (up
@@ -14,6 +14,7 @@ pub mod doorbell;
 pub mod engine;
 pub mod histogram;
 pub mod load;
+pub mod patience;
 pub mod phase;
 pub mod pool;
 pub mod reserved;

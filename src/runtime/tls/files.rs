@@ -13,6 +13,8 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::runtime::patience;
+
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The largest file that is read: a bundle of all roots of the web is below 1 MiB.
@@ -159,7 +161,15 @@ pub async fn keep_fresh(watched: Watched) {
             let reloaded = (now != before).then(|| (own.reload)());
             (now, reloaded)
         });
-        let Ok((now, reloaded)) = looked.await else { return };
+        let tell = || {
+            tracing::warn!(
+                owner = %watched.owner,
+                "the files of its certificates do not answer; those from before stay in force meanwhile"
+            );
+        };
+        let Ok((now, reloaded)) = patience::telling(looked, tell).await else {
+            return;
+        };
         seen = now;
         match reloaded {
             None => {}
