@@ -343,8 +343,9 @@ fn an_early_refusal_is_heard_while_the_body_is_sent(engine: &str) {
         let _ = is_heard.recv_timeout(DEADLINE);
     });
     let gateway = start(engine, &[url], &["--ack", "all", "--remote-timeout", "20s"]);
+    let body = noise(20 << 20, 1);
     let begun = Instant::now();
-    assert_eq!(gateway.ingest(noise(20 << 20, 1)).status, 413);
+    assert_eq!(gateway.ingest(body).status, 413);
     assert!(
         begun.elapsed() < Duration::from_secs(10),
         "heard after {:?}",
