@@ -109,9 +109,8 @@ fn row_143_a_million_labels(engine: Engine) {
     body.push(0x0a);
     prost::encode_length_delimiter(labels.len(), &mut body).unwrap();
     body.extend_from_slice(&labels);
-    let started = clock::now();
     assert_connect_error(&gateway.push(&body), 400, "invalid_argument");
-    assert!(clock::now().since(started) < ms(10_000));
+    assert!(gateway.cpu_time() < ms(10_000));
     // As many series, each of one label.
     let series = [&[0x0a, 8], &label[..]].concat().repeat(500_000);
     let answer = gateway.push(&series);
