@@ -24,7 +24,7 @@ use crate::runtime::{self, engine, patience};
 pub const EXIT_USAGE: u8 = 64;
 
 /// Standard streams, signals, timers and the log (8), the admin port, its client and its spares (6), a core's ring, doorbell and
-/// listener (4), a spool's lock, folder and files (5), one client and one connection to a destination (2), and a few to spare.
+/// listener (4), a spool's locks, folder and files (6), one client and one connection to a destination (2), and a few to spare.
 const FILES_MIN: u64 = 28;
 
 /// A start that takes long says this often what it is at.

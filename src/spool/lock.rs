@@ -1,5 +1,6 @@
 //! Keeps a second process out of a spool. The lock is the kernel's (flock), so it ends with the process, however that
-//! ends; what is written in the file is for people.
+//! ends; what is written in the file is for people. The folder is locked too, where its file system has that: somebody
+//! may take the file for a stale one and remove it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -17,6 +18,7 @@ pub const FILE_NAME: &str = "lock";
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+    _folder: File,
 }
 
 /// Why there is no lock.
@@ -71,12 +73,22 @@ pub fn lock(folder: &Path) -> Result<Lock, LockError> {
         }
         Err(TryLockError::Error(error)) => return Err(io(error)),
     }
+    let place = File::open(folder).map_err(io)?;
+    if let Err(TryLockError::WouldBlock) = place.try_lock() {
+        return Err(LockError::Held {
+            folder: folder.to_owned(),
+            holder: holder(&mut file),
+        });
+    }
     // It is for people only: on a full disk the lock holds without.
     let _ = file.set_len(0).and_then(|()| {
         let now = httpdate::fmt_http_date(UNIX_EPOCH + clock::unix_now());
         writeln!(file, "process {} since {now}", std::process::id())
     });
-    Ok(Lock { _file: file })
+    Ok(Lock {
+        _file: file,
+        _folder: place,
+    })
 }
 
 /// The line that the holder wrote, as far as it is one.
@@ -106,6 +118,17 @@ mod tests {
         assert!(error.contains("stop that process"), "{error}");
         drop(first);
         lock(&folder).unwrap();
+    }
+
+    #[test]
+    fn removing_the_file_lets_nobody_in() {
+        let root = tempfile::tempdir().unwrap();
+        let first = lock(root.path()).unwrap();
+        std::fs::remove_file(root.path().join(FILE_NAME)).unwrap();
+        let error = lock(root.path()).unwrap_err().to_string();
+        assert!(error.contains("in use by another process:"), "{error}");
+        drop(first);
+        lock(root.path()).unwrap();
     }
 
     #[test]
