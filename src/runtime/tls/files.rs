@@ -148,17 +148,19 @@ pub struct Watched {
     pub reload: Box<dyn Fn() -> Result<(), TlsFileError> + Send + Sync>,
 }
 
-/// Reads the files of `watched` again whenever they change. Runs on the control plane, for as long as the process lives.
+/// Reads the files of `watched` again whenever they change, and as long as they cannot be used: it may have been for want of
+/// descriptors, and then nothing would change any more. Runs on the control plane, for as long as the process lives.
 pub async fn keep_fresh(watched: Watched) {
     let watched = std::sync::Arc::new(watched);
     let mut seen = watched.stamps.clone();
+    let mut problem: Option<TlsFileError> = None;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let (own, before) = (watched.clone(), seen.clone());
+        let (own, before, is_failing) = (watched.clone(), seen.clone(), problem.is_some());
         // A file system may hang; what waits for it must not be the control plane.
         let looked = tokio::task::spawn_blocking(move || {
             let now = Stamps::of(own.files.iter());
-            let reloaded = (now != before).then(|| (own.reload)());
+            let reloaded = (now != before || is_failing).then(|| (own.reload)());
             (now, reloaded)
         });
         let tell = || {
@@ -174,13 +176,19 @@ pub async fn keep_fresh(watched: Watched) {
         match reloaded {
             None => {}
             Some(Ok(())) => {
+                problem = None;
                 tracing::info!(owner = %watched.owner, "certificates read again, new connections use them");
             }
-            Some(Err(error)) => tracing::error!(
-                owner = %watched.owner,
-                %error,
-                "changed certificates cannot be used, those from before stay in force"
-            ),
+            Some(Err(error)) => {
+                if problem.as_ref() != Some(&error) {
+                    tracing::error!(
+                        owner = %watched.owner,
+                        %error,
+                        "changed certificates cannot be used, those from before stay in force"
+                    );
+                }
+                problem = Some(error);
+            }
         }
     }
 }
@@ -224,6 +232,40 @@ mod tests {
         ] {
             let text = error.to_string();
             assert!(text.contains(says) && !text.contains(secret), "{name}: {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_read_is_tried_again_without_another_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = vec![folder.path().join("file")];
+        let stamps = Stamps::of(files.iter());
+        std::fs::write(&files[0], "new").unwrap();
+        let (tried, mut tries) = tokio::sync::mpsc::unbounded_channel();
+        let calls = std::sync::atomic::AtomicUsize::new(0);
+        let watched = Watched {
+            owner: "a".into(),
+            stamps,
+            reload: Box::new(move || {
+                let call = calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let _ = tried.send(call);
+                match call {
+                    0 => Err(TlsFileError::new(
+                        "o",
+                        Path::new("file"),
+                        "cannot be read: too many open files",
+                    )),
+                    _ => Ok(()),
+                }
+            }),
+            files,
+        };
+        let both = async { (tries.recv().await, tries.recv().await) };
+        tokio::select! {
+            () = keep_fresh(watched) => unreachable!("it runs as long as the process"),
+            tried = tokio::time::timeout(Duration::from_secs(60), both) => {
+                assert_eq!(tried, Ok((Some(0), Some(1))));
+            }
         }
     }
 
