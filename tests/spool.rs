@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use pyrotee::spool::{RealDisk, summary};
 use rustix::process::Signal;
 use serde_json::Value;
 use support::gateway::{Farewell, Gateway, farewells, to};
@@ -121,17 +122,11 @@ fn files(spool: &Path, ending: &str) -> Vec<PathBuf> {
     files
 }
 
-fn bytes_on_disk(spool: &Path) -> u64 {
-    let sizes = files(spool, ".spool");
-    sizes
-        .iter()
-        .map(|file| file.metadata().map_or(0, |metadata| metadata.len()))
-        .sum()
-}
-
-fn wait_for_bytes_on_disk(spool: &Path, bytes: u64) {
+/// Waits until so many profiles are on disk: their bytes alone are fewer than those of one profile less with its head.
+fn wait_for_profiles_on_disk(spool: &Path, count: u64) {
     eventually("the spool to take them", || {
-        (bytes_on_disk(spool) >= bytes).then_some(())
+        let seen = summary(&RealDisk::existing(&spool.join("a")), false).ok()?;
+        (seen.left.parcels >= count).then_some(())
     });
 }
 
@@ -188,7 +183,7 @@ fn a_kill_during_an_outage_loses_nothing_that_was_spooled(engine: &str) {
     let (spool, absent) = (folder(), Absent::new());
     let gateway = start(engine, &absent.url(), spool.path(), &[]);
     push_all(&gateway, 0..100);
-    wait_for_bytes_on_disk(spool.path(), 100 * (10 << 10));
+    wait_for_profiles_on_disk(spool.path(), 100);
     gateway.process.signal(Signal::KILL);
     gateway.process.wait();
     let url = absent.url();
@@ -275,7 +270,7 @@ fn new_profiles_do_not_wait_for_the_backlog(engine: &str) {
     // One at a time, so that the order of arrival is the order of sending.
     let mut gateway = start(engine, &absent.url(), spool.path(), &["--inflight", "1"]);
     push_all(&gateway, 0..200);
-    wait_for_bytes_on_disk(spool.path(), 200 * (10 << 10));
+    wait_for_profiles_on_disk(spool.path(), 200);
     // The backlog is stopped for as long as new ones are pushed.
     let pushed = Held::default();
     let until_pushed = pushed.clone();
@@ -678,12 +673,12 @@ fn files_that_somebody_takes_away_are_told(engine: &str) {
         let flags = [&flags[..], &["--ack", ack]].concat();
         let mut gateway = start(engine, &absent.url(), spool.path(), &flags);
         push_all(&gateway, 0..10);
-        wait_for_bytes_on_disk(spool.path(), 10 * (10 << 10));
+        wait_for_profiles_on_disk(spool.path(), 10);
         for segment in files(spool.path(), ".spool") {
             fs::remove_file(segment).expect("it can be removed");
         }
         push_all(&gateway, 10..20);
-        wait_for_bytes_on_disk(spool.path(), 10 * (10 << 10));
+        wait_for_profiles_on_disk(spool.path(), 10);
         gateway.logged("somebody has taken away a file of the spool");
         if is_killed {
             gateway.process.signal(Signal::KILL);
@@ -706,7 +701,7 @@ fn a_folder_that_somebody_moves_away_is_told(engine: &str) {
     let (spool, absent) = (folder(), Absent::new());
     let mut gateway = start(engine, &absent.url(), &spool.path().join("in"), &[]);
     push_all(&gateway, 0..10);
-    wait_for_bytes_on_disk(&spool.path().join("in"), 10 * (10 << 10));
+    wait_for_profiles_on_disk(&spool.path().join("in"), 10);
     fs::rename(spool.path().join("in"), spool.path().join("moved")).expect("it can be moved");
     push_all(&gateway, 10..20);
     gateway.logged("the spool cannot be written");
