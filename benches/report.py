@@ -304,7 +304,8 @@ def charts(record):
     made = {}
     cost = medians(record, "table", "cpu_us_per_push", by=("bytes", "connections", "gateway"))
     if cost:
-        shown = [one for one in unique(key[2] for key in cost) if one in ("pyrotee", "pyrotee epoll", "null", "nginx", "envoy")]
+        measured = {key[2] for key in cost}
+        shown = [one for one in ("pyrotee", "pyrotee epoll", "null", "nginx", "envoy", "alloy") if one in measured]
         sizes = sorted({key[0] for key in cost})
         series = [(one, [(size_name(size), cost[size, 16, one]) for size in sizes if (size, 16, one) in cost]) for one in shown]
         made["cost-by-size"] = chart("Cost per push by size of body (16 connections, 2 destinations)", "CPU µs per push", series, log=True)
