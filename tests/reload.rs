@@ -11,7 +11,8 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -233,6 +234,9 @@ fn the_same_where_a_core_only_writes(engine: &str) {
 fn come_go_and_move(engine: &str, flags: &[&str]) {
     const CLIENTS: usize = 4;
     const RELOADS: usize = 40;
+    /// As many as come while one is under way, and no more: a busy machine would take minutes for all that four clients can
+    /// push meanwhile, and queues would overflow.
+    const PUSHES: usize = 1000;
     let peers: Vec<Peer> = (0..5).map(|_| Peer::start()).collect();
     let url = |peer: usize| peers[peer].url();
     // Which peers stand behind which name.
@@ -248,13 +252,28 @@ fn come_go_and_move(engine: &str, flags: &[&str]) {
     let gateway = start(engine, &config, flags);
     let address = gateway.address;
     let (begun, over) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let (next, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let next = AtomicUsize::new(0);
+    // How many may be pushed; `None` when it is over.
+    let (allowed, is_changed) = (Mutex::new(Some(0)), Condvar::new());
+    let allow = |count| {
+        *allowed.lock().expect("no pusher panics with it") = count;
+        is_changed.notify_all();
+    };
     let pushed: Vec<Pushed> = std::thread::scope(|scope| {
         let pusher = || {
             let mut client = Client::connect(address); // one connection for all of it
             let mut pushed = Vec::new();
-            while !is_over.load(Ordering::SeqCst) {
+            loop {
                 let number = next.fetch_add(1, Ordering::SeqCst);
+                let waits = |allowed: &mut Option<usize>| allowed.is_some_and(|count| number >= count);
+                let seen = allowed.lock().expect("nobody panics with it");
+                let seen = is_changed.wait_timeout_while(seen, DEADLINE, waits);
+                let (seen, waited) = seen.expect("nobody panics with it");
+                assert!(!waited.timed_out(), "nobody goes on");
+                if seen.is_none() {
+                    return pushed;
+                }
+                drop(seen);
                 let after = over.load(Ordering::SeqCst);
                 push(&mut client, number);
                 let before = begun.load(Ordering::SeqCst);
@@ -264,11 +283,11 @@ fn come_go_and_move(engine: &str, flags: &[&str]) {
                     before,
                 });
             }
-            pushed
         };
         let pushers: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(pusher)).collect();
         for turn in 1..=RELOADS {
             let seen = next.load(Ordering::SeqCst);
+            allow(Some(seen + PUSHES));
             eventually("pushes under way", || {
                 (next.load(Ordering::SeqCst) > seen + 10).then_some(())
             });
@@ -276,7 +295,7 @@ fn come_go_and_move(engine: &str, flags: &[&str]) {
             reload(&gateway, &config, &to(&states[turn % states.len()]));
             over.store(turn, Ordering::SeqCst);
         }
-        is_over.store(true, Ordering::SeqCst);
+        allow(None);
         let joined = pushers
             .into_iter()
             .flat_map(|one| one.join().expect("every push is answered 200"));
