@@ -232,8 +232,8 @@ impl<D: Disk> Store<D> {
         Self::open_telling(disk, limits, |_, _| ())
     }
 
-    /// [`Store::open`], which takes long where there is much: before each segment it tells the how manieth that is, from 1
-    /// on, and how many there are.
+    /// [`Store::open`], which takes long where there is much: before each segment it tells which one that is, from 1 on, and
+    /// of how many.
     ///
     /// # Errors
     /// Likewise.
