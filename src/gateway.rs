@@ -22,6 +22,7 @@ mod spools;
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -417,6 +418,8 @@ pub struct Farewell {
     pub dropped: Vec<(&'static str, u64)>,
     /// Parcels in its spool, for the next start.
     pub spooled: u64,
+    /// Segment files of its spool that nobody could read: what they hold is in no count, and left for the next start.
+    pub aside_segments: u64,
     /// Parcels that were on the wire when we left: it may have them.
     pub unknown: u64,
 }
@@ -440,6 +443,9 @@ impl Farewell {
                 .map(|(reason, amount)| (reason.label(), amount.parcels))
                 .collect(),
             spooled: books.spooled_parcels,
+            aside_segments: gate
+                .spool()
+                .map_or(0, |link| link.counts().aside_segments.load(Ordering::Relaxed)),
             unknown: books.parcels_in_memory(),
         }
     }
@@ -451,12 +457,24 @@ impl Farewell {
             delivered,
             dropped,
             spooled,
+            aside_segments,
             unknown,
         } = self;
+        if *aside_segments > 0 {
+            tracing::warn!(
+                destination = %name, segments = aside_segments,
+                "part of the spool could not be read and is left for the next start; what it holds is in no count"
+            );
+        }
         if self.is_whole() && *spooled > 0 {
             tracing::info!(destination = %name, delivered, spooled, lost = 0, "the rest waits in the spool for the next start");
         } else if self.is_whole() {
-            tracing::info!(destination = %name, delivered, lost = 0, "all delivered");
+            let all = if *aside_segments > 0 {
+                "all that could be read is delivered"
+            } else {
+                "all delivered"
+            };
+            tracing::info!(destination = %name, delivered, lost = 0, "{all}");
         } else if dropped.is_empty() {
             tracing::warn!(
                 destination = %name, delivered, lost = 0, spooled, undecided = unknown,

@@ -36,6 +36,7 @@ under_both_engines!(
     what_may_not_be_written_is_told,
     files_that_somebody_takes_away_are_told,
     a_folder_that_somebody_moves_away_is_told,
+    what_cannot_be_read_is_told_to_the_end,
     what_cannot_be_read_of_another_destination_stops_nothing,
     a_spool_that_may_not_overflow_refuses,
     what_a_full_spool_cannot_take_at_the_end_is_told,
@@ -708,6 +709,33 @@ fn a_folder_that_somebody_moves_away_is_told(engine: &str) {
     let peer = absent.appear();
     assert_eq!(take(&peer, 20), once_each(0..20));
     gateway.end_whole();
+}
+
+/// What it holds is in no count, so "all delivered" would say too much.
+fn what_cannot_be_read_is_told_to_the_end(engine: &str) {
+    let (spool, absent) = (folder(), Absent::new());
+    let gateway = start(engine, &absent.url(), spool.path(), &["--drain-timeout", "100ms"]);
+    push_all(&gateway, 0..5);
+    assert_eq!(farewell(gateway).spooled, 5);
+    let own = spool.path().join("a");
+    let segment = files(spool.path(), ".spool").remove(0);
+    fs::copy(segment, own.join("0000000000000009.spool")).expect("a copy");
+    fs::create_dir(own.join("0000000000000009.done")).expect("a folder");
+    let url = absent.url();
+    let peer = absent.appear();
+    let gateway = start(engine, &url, spool.path(), &["--admin", "127.0.0.1:0"]);
+    assert_eq!(take(&peer, 5), once_each(0..5));
+    let aside = r#"pyrotee_spool_aside_segments{destination="a"}"#;
+    assert_eq!(gateway.metric(aside), 1.0);
+    let ended = gateway.process.terminate();
+    assert!(
+        ended.stderr.contains("is left for the next start"),
+        "{}",
+        ended.stderr
+    );
+    assert!(!ended.stderr.contains("all delivered"), "{}", ended.stderr);
+    let told = &farewells(&ended)["a"];
+    assert_eq!((told.delivered, told.lost()), (5, 0));
 }
 
 /// Neither a start nor a look at the others.

@@ -129,7 +129,7 @@ pub fn closed_connections(observed: &Observed) -> [(&'static str, u64); Closed::
 }
 
 /// Every metric, in the order of a scrape.
-pub static ROWS: [Row; 65] = [
+pub static ROWS: [Row; 66] = [
     row(
         "pyrotee_build_info",
         Kind::Info,
@@ -449,6 +449,15 @@ pub static ROWS: [Row; 65] = [
         "Places in the spool's files that were not what had been written there, most of them a profile each. The log \
          names file and offset.",
         Read::EachSpool(|link, _| load(&link.counts().damages)),
+    ),
+    row(
+        "pyrotee_spool_aside_segments",
+        Kind::Gauge,
+        "segments",
+        &["destination"],
+        "Segment files that the start could not read, or that a newer version has written: whatever they hold is neither \
+         counted nor sent, and left for the next start. The log names them.",
+        Read::EachSpool(|link, _| load(&link.counts().aside_segments)),
     ),
     row(
         "pyrotee_spool_syncs_total",

@@ -184,6 +184,8 @@ pub struct Spool {
     pub parcels: u64,
     /// Size of its files, now and at most.
     pub disk_bytes: Share,
+    /// Segment files that could not be read, or not by this version: left for the next start.
+    pub aside_segments: u64,
     /// Damaged places found in its files.
     pub damages: u64,
     /// Why it takes nothing now, if so.
@@ -390,6 +392,7 @@ impl Spool {
                 used: read(&counts.disk_bytes),
                 limit: read(&counts.disk_bytes_max),
             },
+            aside_segments: read(&counts.aside_segments),
             damages: read(&counts.damages),
             trouble: link.trouble(),
         }

@@ -99,6 +99,8 @@ pub struct Counts {
     pub stored_parcels: AtomicU64,
     /// Parcels read back.
     pub restored_parcels: AtomicU64,
+    /// Segment files whose records are left for the next start: unreadable, or of a newer version.
+    pub aside_segments: AtomicU64,
     /// Damaged places found in its files, and records among them.
     pub damages: AtomicU64,
     /// Times that its files were synced.

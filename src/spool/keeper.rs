@@ -510,6 +510,9 @@ impl<D: Disk> Keeper<D> {
         counts.disk_bytes.store(totals.disk_bytes, Ordering::Relaxed);
         counts.left_parcels.store(totals.left.parcels, Ordering::Relaxed);
         counts
+            .aside_segments
+            .store(totals.aside_segments, Ordering::Relaxed);
+        counts
             .disk_bytes_max
             .store(self.store.limits().bytes_max, Ordering::Relaxed);
     }

@@ -132,6 +132,8 @@ pub struct Totals {
     /// Bytes of files that are left as they are, see [`What::Newer`] and [`What::Unreadable`]. They do not count against
     /// the limit.
     pub aside_bytes: u64,
+    /// How many segment files those are.
+    pub aside_segments: u64,
     /// Segment files, without those left aside.
     pub segments: u64,
 }
@@ -198,6 +200,7 @@ pub struct Store<D: Disk> {
     out: Sums,
     disk_bytes: u64,
     aside_bytes: u64,
+    aside_segments: u64,
     handles: Handles<D::File>,
     /// Where reading stands: behind the record that was peeked at last, in this segment.
     scan: Option<(u64, Scan)>,
@@ -259,6 +262,7 @@ impl<D: Disk> Store<D> {
             out: Sums::default(),
             disk_bytes: 0,
             aside_bytes: 0,
+            aside_segments: 0,
             handles: Handles::new(),
             scan: None,
             next: None,
@@ -310,7 +314,10 @@ impl<D: Disk> Store<D> {
                 let _ = self.disk.remove(&segment_name(number));
                 let _ = self.disk.remove(&marks_name(number));
             }
-            Ok(Recovered::Aside(bytes)) => self.aside_bytes += bytes,
+            Ok(Recovered::Aside(bytes)) => {
+                self.aside_bytes += bytes;
+                self.aside_segments += 1;
+            }
             Err(_) => {} // gone since it was listed
         }
     }
@@ -327,6 +334,7 @@ impl<D: Disk> Store<D> {
             out: self.out,
             disk_bytes: self.disk_bytes,
             aside_bytes: self.aside_bytes,
+            aside_segments: self.aside_segments,
             segments: self.segments.len() as u64,
         }
     }

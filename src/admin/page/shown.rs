@@ -540,7 +540,11 @@ fn route(label: &str) -> &str {
 /// Why a parcel was given up, in a sentence.
 /// What is on disk, behind what is in memory.
 fn spooled(spool: &Spool) -> String {
-    match &spool.trouble {
+    let aside = match spool.aside_segments {
+        0 => String::new(),
+        segments => format!(" · {} of its files unreadable, see the log", count(segments)),
+    };
+    let now = match &spool.trouble {
         Some(trouble) => format!(" · the spool fails: {trouble}"),
         None => format!(
             " · {} on disk, {} of {}",
@@ -548,7 +552,8 @@ fn spooled(spool: &Spool) -> String {
             size(spool.disk_bytes.used),
             size(spool.disk_bytes.limit)
         ),
-    }
+    };
+    now + &aside
 }
 
 fn drop_meaning(reason: &str) -> &'static str {

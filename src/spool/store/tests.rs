@@ -391,7 +391,11 @@ fn a_segment_of_a_newer_version_is_left_untouched() {
         What::Newer { version: VERSION + 1 }
     );
     assert_eq!(recovery.damages.lost, Sums::default());
-    assert_eq!(recovery.totals.aside_bytes, before.len() as u64);
+    let totals = recovery.totals;
+    assert_eq!(
+        (totals.aside_segments, totals.aside_bytes),
+        (1, before.len() as u64)
+    );
     assert_eq!(drain(&mut store), "de");
     assert!(store.drop_oldest().is_none());
     assert_eq!(append(&mut store, b'f', false).unwrap().segment, 3);
