@@ -83,6 +83,9 @@ pub struct Process {
     stderr: Arc<Mutex<String>>,
 }
 
+/// Most that a failing test shows of what a process has said.
+const SHOWN_BYTES_MAX: usize = 32 << 10;
+
 /// A process that has ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -213,12 +216,27 @@ impl Process {
     }
 }
 
+/// A test that fails while it runs shows how it was and what it had said: rare failures have to explain themselves.
 impl Drop for Process {
     fn drop(&mut self) {
+        let ended = self.child.try_wait().ok().flatten();
         // An error means that it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let how = ended.map_or("still running".to_owned(), |status| status.to_string());
+            eprintln!("{how}: {}", cut(&self.seen()));
+        }
     }
+}
+
+/// The end of what may be very long.
+fn cut(text: &str) -> &str {
+    let mut start = text.len().saturating_sub(SHOWN_BYTES_MAX);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    &text[start..]
 }
 
 /// Runs `pyrotee` to its end.
