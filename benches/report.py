@@ -50,16 +50,22 @@ def markdown(record):
 
 
 def heading(record):
-    versions = ", ".join(value.splitlines()[0] for value in record["versions"].values() if value)
+    hashes = record.get("sha256", {})
+    programs = "; ".join(f"{name}: {version or 'version unknown'}" + f" ({hashes.get(name, '')[:12]})" for name, version in record["versions"].items())
+    commit = f"commit {record['commit']}" + ("" if record.get("built_here", True) else " (of the scripts: pyrotee was given with --binary)")
+    averages = [(record.get("load_average_before"), "before"), (record["load_average"], "at the end")]
+    loads = ", ".join(f"{' '.join(f'{one:.1f}' for one in average)} {when}" for average, when in averages if average)
+    rounds = f"{record['rounds']} round" + "s" * (record["rounds"] != 1)
     lines = [
         "# What one push costs",
         "",
-        f"`{record['command'].strip()}`, {record['started']}, {record['seconds']} s, commit {record['commit']}, Linux "
-        f"{record['kernel']}, {record['cpus']} CPUs ({record['cpu']}), load average "
-        f"{', '.join(f'{one:.1f}' for one in record['load_average'])} at the end; route {record['route']}, "
-        f"{record['rounds']} rounds of {record['seconds_each']} s. {versions}.",
+        f"`{record['command'].strip()}`, {record['started']}, {record['seconds']} s, {commit}, Linux "
+        f"{record['kernel']}, {record['cpus']} CPUs ({record['cpu']}), load average {loads}; route {record['route']}, "
+        f"{rounds} of {record['seconds_each']} s.",
+        "",
+        f"Programs, with the beginning of each one's SHA-256: {programs}.",
     ]
-    lines += [f"Skipped: {name} ({why})." for name, why in record["skipped"].items()]
+    lines += [f"\nSkipped: {name} ({why})." for name, why in record["skipped"].items()]
     return "\n".join(lines)
 
 
