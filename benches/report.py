@@ -43,7 +43,7 @@ def unique(values):
 
 
 def markdown(record):
-    parts = [heading(record), cost_table(record), push_table(record), destinations_table(record), isolation_table(record)]
+    parts = [heading(record), cost_table(record), awake_table(record), push_table(record), destinations_table(record), isolation_table(record)]
     parts += [idle_table(record), ack_table(record)]
     parts += [latency_table(record), cores_table(record), failures(record)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -118,6 +118,23 @@ def cost_table(record):
     return "\n".join(lines)
 
 
+def awake_table(record):
+    cost = medians(record, "awake", "cpu_us_per_push")
+    if not cost:
+        return ""
+    spread = spreads(record, "awake")
+    gateways = columns(cost)
+    ours = [one for one in gateways if one != "null"] if "null" in gateways else []
+    lines = ["## The same while the load's CPU never halts", "", "Ratios are medians of the rounds' ratios, the goal behind the sign.", ""]
+    lines += [table_line(["bodies × connections"] + gateways + [f"{one} to null" for one in ours]), table_rule(len(gateways) + len(ours))]
+    sizes = {one["row"]: one["bytes"] for one in record["results"] if one["part"] == "awake"}
+    for row in unique(row for row, _ in cost):
+        cells = [f"{cost[row, one]:.1f} ({spread[row, one]:.1f})" if (row, one) in cost else "-" for one in gateways]
+        cells += [judged(ratio_to(record, row, one, "null", "awake"), 1, GOALS["null"].get(sizes[row])) for one in ours]
+        lines.append(table_line([row] + cells))
+    return "\n".join(lines)
+
+
 def push_table(record):
     cost = medians(record, "push", "cpu_us_per_push")
     if not cost:
@@ -175,12 +192,12 @@ def spreads(record, part):
     return result
 
 
-def ratio_to(record, row, own, base):
+def ratio_to(record, row, own, base, part="table"):
     """Of the CPU time of two gateways: the median of the rounds' ratios. Some machines change between two speeds that are a third apart
     and last for minutes; in one round of one row both gateways have met the same."""
     found = {own: [], base: []}
     for one in record["results"]:
-        if one["part"] == "table" and one["row"] == row and one["gateway"] in found:
+        if one["part"] == part and one["row"] == row and one["gateway"] in found:
             found[one["gateway"]].append(one["cpu_us_per_push"])
     if not found[own] or len(found[own]) != len(found[base]):
         return None
