@@ -15,6 +15,8 @@ GOALS = {
 EPOLL_GOAL, VERBATIM_GOAL, IDLE_GOAL, IDLE_BYTES_GOAL, LINEAR_GOAL, CORES_GOAL, P99_GOAL_US = (
     1.25, 1.03, 1.1, 4 * KIB, 0.10, 1.8, 2000,
 )
+# Below this a report says that its verdicts are worth little.
+ROUNDS_MIN = 3
 COLOURS = ["#d9480f", "#1971c2", "#2f9e44", "#7048e8", "#868e96", "#c2255c", "#0c8599"]
 
 
@@ -65,6 +67,8 @@ def heading(record):
         "",
         f"Programs, with the beginning of each one's SHA-256: {programs}.",
     ]
+    if record["rounds"] < ROUNDS_MIN:
+        lines += ["", f"**With fewer than {ROUNDS_MIN} rounds, what is said of goals below is noise as much as measurement.**"]
     lines += [f"\nSkipped: {name} ({why})." for name, why in record["skipped"].items()]
     return "\n".join(lines)
 
@@ -92,13 +96,12 @@ def cost_table(record):
     ]
     rows = unique(row for row, _ in cost)
     for row in rows:
-        cells = [f"{cost[row, one]:.1f} ({spread[row, one]:.1f})" if (row, one) in cost else "-" for one in gateways]
-        lines.append(table_line([row] + cells))
+        lines.append(table_line([row] + [with_spread(cost, spread, (row, one)) for one in gateways]))
     sizes = {one["row"]: one["bytes"] for one in record["results"] if one["part"] == "table"}
     checks = [("null", "to null"), ("nginx", "to nginx"), ("envoy", "to Envoy"), ("alloy", "to Alloy")]
     checks = [(peer, title) for peer, title in checks if any(gateway == peer for _, gateway in cost)]
     with_tuned = any(gateway == "pyrotee tuned" for _, gateway in cost)
-    titles = [title for _, title in checks] + ["epoll to io_uring", "verbatim to alloy"] + ["tuned to null"] * with_tuned
+    titles = [title for _, title in checks] + ["epoll to io_uring", "verbatim to alloy", "queued to all"] + ["tuned to null"] * with_tuned
     lines += [
         "",
         "Medians of the rounds' ratios, the goal behind the sign; **bold: goal missed**. `tuned` is what `scripts/release` builds, the others what cargo does.",
@@ -112,6 +115,7 @@ def cost_table(record):
         cells = [judged(ratio_to(record, row, "pyrotee", peer), 1, GOALS[peer].get(sizes[row])) for peer, _ in checks]
         cells.append(judged(ratio_to(record, row, "pyrotee epoll", "pyrotee"), 1, EPOLL_GOAL))
         cells.append(judged(ratio_to(record, row, "pyrotee verbatim", "pyrotee"), 1, VERBATIM_GOAL))
+        cells.append(judged(ratio_to(record, row, "pyrotee queued", "pyrotee"), 1, None))
         if with_tuned:
             cells.append(judged(ratio_to(record, row, "pyrotee tuned", "null"), 1, GOALS["null"].get(sizes[row])))
         lines.append(table_line([row] + cells))
@@ -143,9 +147,11 @@ def push_table(record):
     gateways = columns(cost)
     lines = ["## The Push route, CPU microseconds per push", "", "Two destinations; protobuf with a gzip'd pprof in it, labels spliced. "
              "Medians; in brackets half the distance between the quartiles.", ""]
-    lines += [table_line(["bodies × connections"] + gateways), table_rule(len(gateways))]
+    ratios = [(own, title) for own, title in (("pyrotee tuned", "tuned to null"), ("pyrotee", "to null")) if {own, "null"} <= set(gateways)]
+    lines += [table_line(["bodies × connections"] + gateways + [title for _, title in ratios]), table_rule(len(gateways) + len(ratios))]
     for row in unique(row for row, _ in cost):
-        cells = [f"{cost[row, one]:.1f} ({spread[row, one]:.1f})" if (row, one) in cost else "-" for one in gateways]
+        cells = [with_spread(cost, spread, (row, one)) for one in gateways]
+        cells += [judged(ratio_to(record, row, own, "null", part="push"), 1, None) for own, _ in ratios]
         lines.append(table_line([row] + cells))
     return "\n".join(lines)
 
@@ -180,15 +186,22 @@ def isolation_table(record):
     return "\n".join(lines)
 
 
+def with_spread(cost, spread, name):
+    if name not in cost:
+        return "-"
+    return f"{cost[name]:.1f}" + ("" if spread[name] is None else f" ({spread[name]:.1f})")
+
+
 def spreads(record, part):
+    """Half the distance between the quartiles; None where there is only one round."""
     found = {}
     for one in record["results"]:
         if one["part"] == part:
             found.setdefault((one["row"], one["gateway"]), []).append(one["cpu_us_per_push"])
     result = {}
     for name, values in found.items():
-        quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
-        result[name] = (quartiles[2] - quartiles[0]) / 2
+        quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else None
+        result[name] = (quartiles[2] - quartiles[0]) / 2 if quartiles else None
     return result
 
 
@@ -331,30 +344,35 @@ def charts(record):
         shown = [one for one in ("pyrotee", "pyrotee epoll", "null", "nginx", "envoy", "alloy") if one in measured]
         sizes = sorted({key[0] for key in cost})
         series = [(one, [(size_name(size), cost[size, 16, one]) for size in sizes if (size, 16, one) in cost]) for one in shown]
-        made["cost-by-size"] = chart("Cost per push by size of body (16 connections, 2 destinations)", "CPU µs per push", series, log=True)
+        made["cost-by-size"] = chart("Cost per push by size of body (16 connections, 2 destinations)", "CPU µs per push", series, [size_name(size) for size in sizes], log=True)
     cost = medians(record, "destinations", "cpu_us_per_push", by=("destinations", "gateway"))
     if cost:
         counts = sorted({count for count, _ in cost})
         series = [(one, [(str(count), cost[count, one]) for count in counts if (count, one) in cost]) for one in unique(gateway for _, gateway in cost)]
-        made["cost-by-destinations"] = chart("Cost per push by number of destinations (16 KiB × 16)", "CPU µs per push", series, places=counts)
+        made["cost-by-destinations"] = chart("Cost per push by number of destinations (16 KiB × 16)", "CPU µs per push", series, [str(count) for count in counts], places=counts)
     memory = next((one["memory"] for one in record["results"] if one["part"] == "memory"), None)
     if memory:
+        idle = [one["idle"] for one in memory]
         series = [("pyrotee", [(str(one["idle"]), one["resident_bytes"] / KIB / KIB) for one in memory])]
-        made["memory-by-connections"] = chart("Resident memory by idle connections", "MiB", series, places=[one["idle"] for one in memory])
+        made["memory-by-connections"] = chart("Resident memory by idle connections", "MiB", series, [str(count) for count in idle], places=idle)
     found = latencies(record)
     if found:
-        series = []
+        series, shares = [], sorted(unique(row for row, _ in found), key=percent)
         for gateway in unique(one for _, one in found):
-            series.append((f"{gateway} p99", [(row, found[row, gateway][1] / 1000) for row in unique(row for row, _ in found) if (row, gateway) in found]))
-        made["latency-under-load"] = chart("p99 latency under load (share of pyrotee's saturated rate)", "milliseconds", series, log=True)
+            series.append((f"{gateway} p99", [(row, found[row, gateway][1] / 1000) for row in shares if (row, gateway) in found]))
+        title = "p99 latency under load (share of pyrotee's saturated rate)"
+        made["latency-under-load"] = chart(title, "milliseconds; a line ends where its gateway cannot keep up", series, shares, log=True, places=[percent(row) for row in shares])
     return made
 
 
-def chart(title, unit, series, log=False, places=None):
-    """Lines over labelled places on the x axis: evenly spaced, or at the numbers of `places`."""
+def percent(row):
+    return int(row.rstrip("%"))
+
+
+def chart(title, unit, series, labels, log=False, places=None):
+    """Lines over labelled places on the x axis: evenly spaced, or at the numbers of `places`. A measurement that failed is a gap."""
+    series = [(name, points) for name, points in series if points]
     width, height, left, right, top, bottom = 720, 380, 64, 150, 44, 44
-    labels = max((points for _, points in series), key=len)
-    labels = [label for label, _ in labels]
     spots = places or list(range(len(labels)))
     low, high = min(spots), max(spots)
     values = [value for _, points in series for _, value in points]
@@ -376,7 +394,7 @@ def chart(title, unit, series, log=False, places=None):
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
         f'<text x="{left}" y="20" font-size="15">{escape(title)}</text>',
-        f'<text x="{left}" y="36" fill="#555">{escape(unit)}</text>',
+        f'<text x="{left}" y="36" fill="#555">{escape(unit + "; logarithmic" * log)}</text>',
     ]
     for tick in ticks:
         y = at_y(tick)
@@ -390,7 +408,7 @@ def chart(title, unit, series, log=False, places=None):
         path = " ".join(f"{'L' if number else 'M'}{at_x(label):.1f} {at_y(value):.1f}" for number, (label, value) in enumerate(points))
         out.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for label, value in points:
-            out.append(f'<circle cx="{at_x(label):.1f}" cy="{at_y(value):.1f}" r="3" fill="{colour}"><title>{escape(name)}, {escape(label)}: {value:.1f}</title></circle>')
+            out.append(f'<circle cx="{at_x(label):.1f}" cy="{at_y(value):.1f}" r="3" fill="{colour}"><title>{escape(name)}, {escape(label)}: {value:.3g}</title></circle>')
         ends.append((at_y(points[-1][1]), name, colour))
     last = 0.0
     for y, name, colour in sorted(ends):
