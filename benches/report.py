@@ -207,14 +207,14 @@ def spreads(record, part):
 
 def ratio_to(record, row, own, base, part="table"):
     """Of the CPU time of two gateways: the median of the rounds' ratios. Some machines change between two speeds that are a third apart
-    and last for minutes; in one round of one row both gateways have met the same."""
-    found = {own: [], base: []}
+    and last for minutes; in one round of one row both gateways have met the same. A round in which one of them failed has no ratio."""
+    found = {own: {}, base: {}}
     for one in record["results"]:
         if one["part"] == part and one["row"] == row and one["gateway"] in found:
-            found[one["gateway"]].append(one["cpu_us_per_push"])
-    if not found[own] or len(found[own]) != len(found[base]):
-        return None
-    return statistics.median(mine / theirs for mine, theirs in zip(found[own], found[base]))
+            rounds = found[one["gateway"]]
+            rounds[one.get("round", len(rounds))] = one["cpu_us_per_push"]
+    ratios = [found[own][number] / found[base][number] for number in found[own] if number in found[base]]
+    return statistics.median(ratios) if ratios else None
 
 
 def judged(value, base, goal):
