@@ -181,6 +181,8 @@ def isolation_table(record):
             middle = lambda key: statistics.median(one["latency_us"][key] for one in runs)
             rate = statistics.median(one["per_second"] for one in runs)
             ratio = judged(quiet(runs), statistics.mean(quiet(one) for one in base), None if name in healthy else 1.10)
+            if not all(statistics.median(kept_rate(one) for one in some) == 1 for some in (runs, *base)):
+                ratio = "rate missed"
             cells += [f"{rate:.0f}", f"{middle('p50'):.0f} µs", f"{middle('p99'):.0f} µs", f"{quiet(runs):.0f} µs", ratio]
         lines.append(table_line(cells))
     return "\n".join(lines)
@@ -273,11 +275,14 @@ def ack_table(record):
     found = {}
     for one in record["results"]:
         if one["part"] == "half rate":
-            found.setdefault(one["gateway"], []).append((one["latency_us"]["p50"], one["latency_us"]["p99"]))
+            found.setdefault(one["gateway"], []).append((one["latency_us"]["p50"], one["latency_us"]["p99"], kept_rate(one)))
     if found:
         lines += ["", "At half of that rate, open loop, latency from the intended start:", "", table_line(["", "p50", "p99"]), table_rule(2)]
         for name, pairs in found.items():
-            p50, p99 = (statistics.median(values) for values in zip(*pairs))
+            p50, p99 = (statistics.median(values) for values in list(zip(*pairs))[:2])
+            if statistics.median(kept for _, _, kept in pairs) < 1:
+                lines.append(table_line([name, f"{p50:.0f} µs", f"{p99:.0f} µs, rate missed"]))
+                continue
             missed = name.startswith("queued") and p99 > P99_GOAL_US
             text = f"**{p99:.0f} µs > {P99_GOAL_US} µs**" if missed else f"{p99:.0f} µs"
             lines.append(table_line([name, f"{p50:.0f} µs", text]))
@@ -301,9 +306,14 @@ def latency_table(record):
 def latencies(record):
     found = {}
     for one in record["results"]:
-        if one["part"] == "latency" and one["per_second"] >= 0.9 * one["rate"]:
+        if one["part"] == "latency" and kept_rate(one):
             found.setdefault((one["row"], one["gateway"]), []).append((one["latency_us"]["p50"], one["latency_us"]["p99"]))
     return {name: tuple(statistics.median(values) for values in zip(*pairs)) for name, pairs in found.items()}
+
+
+def kept_rate(one):
+    """Whether a load at a fixed rate got near it. Where it did not, latency says how far behind it was, and nothing of the gateway."""
+    return one["per_second"] >= 0.9 * one["rate"]
 
 
 def cores_table(record):
