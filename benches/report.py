@@ -133,7 +133,7 @@ def awake_table(record):
     lines += [table_line(["bodies × connections"] + gateways + [f"{one} to null" for one in ours]), table_rule(len(gateways) + len(ours))]
     sizes = {one["row"]: one["bytes"] for one in record["results"] if one["part"] == "awake"}
     for row in unique(row for row, _ in cost):
-        cells = [f"{cost[row, one]:.1f} ({spread[row, one]:.1f})" if (row, one) in cost else "-" for one in gateways]
+        cells = [with_spread(cost, spread, (row, one)) for one in gateways]
         cells += [judged(ratio_to(record, row, one, "null", "awake"), 1, GOALS["null"].get(sizes[row])) for one in ours]
         lines.append(table_line([row] + cells))
     return "\n".join(lines)
