@@ -33,6 +33,8 @@ under_both_engines!(
     a_fresh_connection_without_an_answer_costs_one,
     retry_after_is_waited_for,
     final_answers_are_not_asked_again,
+    a_server_that_stops_says_422_and_is_asked_again,
+    what_is_refused_is_logged_once_a_minute,
     a_redirect_that_keeps_the_body_is_followed,
     an_early_refusal_is_heard_while_the_body_is_sent,
     overflow_drops_the_oldest_and_keeps_the_newest,
@@ -311,6 +313,64 @@ fn final_answers_are_not_asked_again(engine: &str) {
         .map(|(reason, count)| (reason.to_owned(), count))
         .collect();
     assert_eq!((farewell.delivered, &farewell.dropped), (0, &expected));
+}
+
+/// As Pyroscope 1.21.1 and 2.2.1 do while they stop and start: what was accepted for them must not be lost by that.
+fn a_server_that_stops_says_422_and_is_asked_again(engine: &str) {
+    let failed = |what: &str| {
+        let message =
+            format!("pushing IngestInput-pprof failed push series with index 0 and id  failed: {what}");
+        Reply::Json(422, format!(r#"{{"code":"unknown","message":"{message}"}}"#))
+    };
+    let peer = Peer::deciding(move |request| match request.index {
+        0 => failed("unknown: rpc error: code = Unavailable desc = service is unavailable"),
+        1 => failed("unknown: empty ring"),
+        2 => failed("invalid_argument: outside of the ingestion window"),
+        _ => Reply::Ok,
+    });
+    let gateway = Gateway::before(engine, &[&peer], &[&QUICK[..], &["--inflight", "1"]].concat());
+    assert_eq!(gateway.ingest("old").status, 200);
+    let texts: Vec<_> = peer.take(3).iter().map(Received::text).collect();
+    assert_eq!(texts, ["old"; 3]);
+    assert_eq!(gateway.ingest("new").status, 200);
+    peer.take(1);
+    let farewell = &gateway.farewell()["a"];
+    assert_eq!(
+        (farewell.delivered, farewell.dropped.get("rejected")),
+        (1, Some(&1))
+    );
+}
+
+fn what_is_refused_is_logged_once_a_minute(engine: &str) {
+    let peer = Peer::deciding(|_| {
+        Reply::Json(
+            400,
+            r#"{"code":"invalid_argument","message":"too \u001b old"}"#.into(),
+        )
+    });
+    let mut gateway = Gateway::before(engine, &[&peer], &QUICK);
+    for _ in 0..5 {
+        assert_eq!(gateway.ingest("x").status, 200);
+    }
+    let line = gateway.logged("a profile was refused");
+    assert_eq!(line["destination"], "a");
+    assert_eq!(line["problem"], "answered 400; dropped");
+    assert!(
+        line["it_says"]
+            .as_str()
+            .expect("text")
+            .contains("invalid_argument"),
+        "{line}"
+    );
+    peer.take(5);
+    let ended = gateway.process.terminate();
+    assert_eq!(
+        ended.stderr.matches("a profile was refused").count(),
+        1,
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(farewells(&ended)["a"].dropped["rejected"], 5);
 }
 
 fn a_redirect_that_keeps_the_body_is_followed(engine: &str) {

@@ -74,10 +74,13 @@ impl Idp {
 /// Grants `token-0`, `token-1` and so on, each for this time.
 fn granting(seconds: u32) -> impl Fn(&Received) -> Reply + Send + Sync + 'static {
     move |request| {
-        Reply::Json(format!(
-            r#"{{"access_token":"token-{}","expires_in":{seconds}}}"#,
-            request.index
-        ))
+        Reply::Json(
+            200,
+            format!(
+                r#"{{"access_token":"token-{}","expires_in":{seconds}}}"#,
+                request.index
+            ),
+        )
     }
 }
 

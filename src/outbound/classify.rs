@@ -65,30 +65,29 @@ pub fn classify(asked: Asked<'_>, reply: &Reply, leniency: Leniency) -> Decision
     let (status, route) = (reply.status, asked.route);
     let code = match route {
         Route::Ingest => None,
-        Route::Push => {
-            let is_cut = reply.body.len() >= BODY_BYTES_KEPT;
-            connect::error_code(status, reply.content_type.as_deref(), &reply.body, is_cut)
-        }
+        Route::Push => connect_code(reply),
+    };
+    let failure = match (route, status) {
+        (Route::Ingest, 422) => ingest_failure(reply),
+        _ => code,
     };
     let give_up = |reason| Decision::GiveUp(Outcome::Answered { status, code, reason });
     let retry = Decision::Retry {
         after: reply.retry_after,
         code,
     };
-    let is_limit = match (code, status) {
-        (Some(code), _) => code == Code::ResourceExhausted,
-        (None, 429) => true,
-        (None, 422) => says_resource_exhausted(&reply.body),
-        _ => false,
+    let is_limit = match failure {
+        Some(code) => code == Code::ResourceExhausted,
+        None => status == 429,
     };
     if is_limit {
-        return if leniency.retry_on_http_429 {
+        return if leniency.retry_on_http_429 && !says_too_large(&reply.body) {
             retry
         } else {
             give_up(DropReason::Rejected)
         };
     }
-    if let Some(code) = code {
+    if let Some(code) = failure {
         return if is_retryable(code) {
             retry
         } else {
@@ -150,9 +149,44 @@ fn is_same_type(one: Option<&[u8]>, other: Option<&[u8]>) -> bool {
     }
 }
 
-/// Pyroscope answered a rate limit on `/ingest` with 422 until 2026-07 (USERS.md section 2).
-fn says_resource_exhausted(body: &[u8]) -> bool {
-    memchr::memmem::find(body, b"resource_exhausted").is_some()
+fn connect_code(reply: &Reply) -> Option<Code> {
+    let is_cut = reply.body.len() >= BODY_BYTES_KEPT;
+    connect::error_code(reply.status, reply.content_type.as_deref(), &reply.body, is_cut)
+}
+
+/// What a Pyroscope server's 422 to an `/ingest` says of the profile: on pprof and JFR that is its status for all that fails, so a
+/// server that stops or starts says it too (seen with 1.21.1 and 2.2.1), and until 2026-07 it said it for a rate limit (USERS.md
+/// section 2). Behind words of its own stands what failed, with its code:
+///
+/// ```text
+/// {"code":"unknown","message":"pushing IngestInput-pprof failed push series with index 0 and id  failed: unknown: empty ring"}
+/// {"code":"unknown","message":"pushing IngestInput-pprof failed push series with index 0 and id  failed: invalid_argument: ..."}
+/// {"code":"unknown","message":"parsing IngestInput-pprof failed invalid_argument: ..."}
+/// ```
+/// `None` where it failed before it was pushed, or says nothing of the kind: then it is the profile's fault. What comes behind the
+/// code has the client's own words in it and does not count.
+fn ingest_failure(reply: &Reply) -> Option<Code> {
+    if connect_code(reply) == Some(Code::ResourceExhausted) {
+        return Some(Code::ResourceExhausted);
+    }
+    let message = behind(&reply.body, b"\"message\":\"")?;
+    let what = message
+        .starts_with(b"pushing IngestInput")
+        .then(|| behind(message, b" failed: "))??;
+    let name = &what[..memchr::memchr(b':', what)?];
+    std::str::from_utf8(name).ok().and_then(Code::from_name)
+}
+
+/// What follows the first `words`.
+fn behind<'a>(text: &'a [u8], words: &[u8]) -> Option<&'a [u8]> {
+    memchr::memmem::find(text, words).map(|at| &text[at + words.len()..])
+}
+
+/// A Push above the server's own limit is `resource_exhausted` like a rate limit, in connect-go's words: it will be as large the
+/// next time.
+fn says_too_large(body: &[u8]) -> bool {
+    let message = connect::error_message(body);
+    message.starts_with("message size ") && message.contains(" is larger than configured max ")
 }
 
 #[cfg(test)]
@@ -226,13 +260,79 @@ mod tests {
         }
     }
 
+    /// The words are those of Pyroscope 1.21.1 and 2.2.1, but for the first, which is an older one's.
     #[test]
-    fn an_old_rate_limit_is_retried() {
-        let body = r#"{"code":"resource_exhausted","message":"limit"}"#;
+    fn a_422_goes_by_what_failed() {
+        let pushing = "pushing IngestInput-pprof failed push series with index 0 and id  failed: ";
+        for (code, message, expected) in [
+            ("resource_exhausted", "limit".to_owned(), "retry"),
+            (
+                "unknown",
+                format!("{pushing}resource_exhausted: rate limit"),
+                "retry",
+            ),
+            (
+                "unknown",
+                format!("{pushing}unknown: rpc error: code = Unavailable desc = service is unavailable"),
+                "retry",
+            ),
+            ("unknown", format!("{pushing}unknown: empty ring"), "retry"),
+            ("unknown", format!("{pushing}unavailable: stopping"), "retry"),
+            (
+                "unknown",
+                format!("{pushing}invalid_argument: too old"),
+                "rejected",
+            ),
+            // What a client writes in its labels decides nothing.
+            (
+                "unknown",
+                format!("{pushing}invalid_argument: x=\\\"resource_exhausted failed: unknown: \\\" too old"),
+                "rejected",
+            ),
+            (
+                "unknown",
+                format!("{pushing}a failure without a code"),
+                "rejected",
+            ),
+            (
+                "unknown",
+                format!("parsing IngestInput-pprof failed invalid_argument: {pushing}unknown: x"),
+                "rejected",
+            ),
+            (
+                "unknown",
+                "Unknown schema: resource_exhausted".to_owned(),
+                "rejected",
+            ),
+        ] {
+            let body = format!(r#"{{"code":"{code}","message":"{message}"}}"#);
+            let cut = body.clone() + &" ".repeat(BODY_BYTES_KEPT);
+            for body in [&body, &cut[..BODY_BYTES_KEPT]] {
+                assert_eq!(
+                    word(Route::Ingest, &reply(422, "application/json", body)),
+                    expected,
+                    "{body}"
+                );
+            }
+            assert_ne!(
+                word(Route::Ingest, &reply(400, "application/json", &body)),
+                "retry",
+                "{body}"
+            );
+        }
         assert_eq!(
-            word(Route::Ingest, &reply(422, "application/json", body)),
-            "retry"
+            word(Route::Ingest, &reply(422, "text/plain", "resource_exhausted")),
+            "rejected"
         );
+    }
+
+    #[test]
+    fn what_is_too_large_will_be_so_again() {
+        let too_large = r#"{"code":"resource_exhausted","message":"message size 1195047 is larger than configured max 1048576"}"#;
+        let limit = r#"{"code":"resource_exhausted","message":"rate limit: message size 7 is larger than configured max 3"}"#;
+        for (body, expected) in [(too_large, "rejected"), (limit, "retry")] {
+            assert_eq!(word(Route::Push, &reply(429, "application/json", body)), expected);
+        }
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Trouble {
                 code: Some(Code::ResourceExhausted | Code::Unavailable),
                 ..
             } => Some(Cut::Overloaded),
-            // 422 is retried only where it is an old rate limit.
+            // 422 is retried only where it is an old rate limit, or its server stops or starts.
             Self::Answered {
                 status: 422 | 429 | 503,
                 code: None,

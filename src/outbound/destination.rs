@@ -43,6 +43,10 @@ const REDIRECTS_MAX: usize = 10;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the age of the oldest waiting parcel is worked out: it takes a look at every waiting retry.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A destination that refuses profiles is logged so often at most.
+const REFUSAL_LOG_EVERY: Duration = Duration::from_secs(60);
+/// Bytes of its own words that are logged.
+const REFUSAL_BYTES_MAX: usize = 300;
 
 /// What a writer core needs to serve one destination. Made on the control plane, moved to the core.
 pub struct DestinationSetup {
@@ -136,6 +140,16 @@ pub struct Destination {
     /// Every lane's, idle or not; at most as many as the widest window was.
     lanes: RefCell<Vec<Rc<Slot>>>,
     turn: Cell<usize>,
+    refusals: Cell<Refusals>,
+}
+
+/// What has been logged of refusals.
+#[derive(Clone, Copy, Default)]
+struct Refusals {
+    /// None before.
+    next_at: Mono,
+    /// How many were not.
+    untold: u64,
 }
 
 /// Where a lane's parcel is, so that it can be saved when the core ends, and where an idle lane leaves its connection and
@@ -171,6 +185,7 @@ impl Destination {
             idle: RefCell::new(Vec::new()),
             lanes: RefCell::new(Vec::new()),
             turn: Cell::new(0),
+            refusals: Cell::default(),
         });
         let attendant = Rc::downgrade(&destination);
         gate.doorbell.attend(move || {
@@ -520,11 +535,12 @@ impl Destination {
                 }
                 status.observe(route, Span::Endpoint, now.since(accepted));
                 let text = answer_text(reply_status, code.map(|code| code.name()), "dropped");
-                self.note_trouble(&text);
+                self.note_refusal(&text, result.as_deref().ok(), now);
                 self.desk.borrow_mut().conclude(parcel, outcome)
             }
             Decision::Follow => {
-                self.note_trouble("redirected too often, or to no http:// or https:// URL; dropped");
+                let text = "redirected too often, or to no http:// or https:// URL; dropped";
+                self.note_refusal(text, None, now);
                 let outcome = Outcome::Answered {
                     status: reply_status,
                     code: None,
@@ -539,6 +555,26 @@ impl Destination {
     pub(super) fn note_trouble(&self, text: &str) {
         tracing::debug!(destination = %self.gate.name, problem = text, "attempt failed");
         self.gate.status.failed(text.to_owned());
+    }
+
+    /// Tells of a profile that is lost because the destination does not take it.
+    fn note_refusal(&self, text: &str, reply: Option<&Reply>, now: Mono) {
+        self.note_trouble(text);
+        let Refusals { next_at, untold } = self.refusals.get();
+        if now < next_at {
+            let untold = untold + 1;
+            return self.refusals.set(Refusals { next_at, untold });
+        }
+        let words = reply.map_or(&[][..], |reply| &reply.body);
+        let words = String::from_utf8_lossy(&words[..words.len().min(REFUSAL_BYTES_MAX)]);
+        tracing::warn!(
+            destination = %self.gate.name, problem = text, it_says = ?words.trim_ascii_end(), more_since_last = untold,
+            "a profile was refused and is dropped; told once a minute at most, pyrotee_destination_dropped_parcels_total counts all"
+        );
+        self.refusals.set(Refusals {
+            next_at: now.after(REFUSAL_LOG_EVERY),
+            untold: 0,
+        });
     }
 
     /// Tells of the way down and up again, and lets the dispatcher see what that changes.

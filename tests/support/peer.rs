@@ -61,8 +61,8 @@ pub enum Reply {
     OkThenClose,
     /// A status and header lines.
     Status(u16, &'static str),
-    /// 200 with this as `application/json`.
-    Json(String),
+    /// A status with this as `application/json`.
+    Json(u16, String),
     /// Closes without an answer.
     Close,
     /// Resets.
@@ -336,10 +336,10 @@ fn serve(link: Link, connection: usize, shared: &Shared) -> io::Result<()> {
                     "HTTP/1.1 {status} X\r\nContent-Length: 0\r\n{headers}\r\n"
                 )?;
             }
-            Reply::Json(body) => {
+            Reply::Json(status, body) => {
                 let length = body.len();
-                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ";
-                write!(writer, "{head}{length}\r\n\r\n{body}")?;
+                let head = format!("HTTP/1.1 {status} Status\r\nContent-Type: application/json");
+                write!(writer, "{head}\r\nContent-Length: {length}\r\n\r\n{body}")?;
             }
             Reply::Close => return Ok(()),
             Reply::Reset => return SockRef::from(writer.tcp()).set_linger(Some(Duration::ZERO)),
