@@ -342,6 +342,27 @@ fn a_server_that_stops_says_422_and_is_asked_again(engine: &str) {
 }
 
 fn what_is_refused_is_logged_once_a_minute(engine: &str) {
+    let peer = Peer::deciding(|request| match request.index {
+        0..3 => Reply::Json(500, r#"{"code":"unknown","message":"gzip reset: EOF"}"#.into()),
+        _ => Reply::Ok,
+    });
+    let mut gateway = Gateway::before(engine, &[&peer], &QUICK);
+    assert_eq!(gateway.ingest("x").status, 200);
+    let line = gateway.logged("has failed to take a profile");
+    assert_eq!(line["problem"], "answered 500; will be retried");
+    assert!(
+        line["it_says"].as_str().expect("text").contains("gzip reset"),
+        "{line}"
+    );
+    peer.take(4);
+    let ended = gateway.process.terminate();
+    let told = ended.stderr.matches("has failed to take a profile").count();
+    assert_eq!(
+        (told, farewells(&ended)["a"].delivered),
+        (1, 1),
+        "{}",
+        ended.stderr
+    );
     let peer = Peer::deciding(|_| {
         Reply::Json(
             400,

@@ -43,10 +43,10 @@ const REDIRECTS_MAX: usize = 10;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often the age of the oldest waiting parcel is worked out: it takes a look at every waiting retry.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// A destination that refuses profiles is logged so often at most.
-const REFUSAL_LOG_EVERY: Duration = Duration::from_secs(60);
+/// What a destination answers but success is logged so often at most.
+const TROUBLE_LOG_EVERY: Duration = Duration::from_secs(60);
 /// Bytes of its own words that are logged.
-const REFUSAL_BYTES_MAX: usize = 300;
+const WORDS_BYTES_MAX: usize = 300;
 
 /// What a writer core needs to serve one destination. Made on the control plane, moved to the core.
 pub struct DestinationSetup {
@@ -140,16 +140,29 @@ pub struct Destination {
     /// Every lane's, idle or not; at most as many as the widest window was.
     lanes: RefCell<Vec<Rc<Slot>>>,
     turn: Cell<usize>,
-    refusals: Cell<Refusals>,
+    refusals: Told,
+    failures: Told,
 }
 
-/// What has been logged of refusals.
-#[derive(Clone, Copy, Default)]
-struct Refusals {
+/// What has been logged of one kind of trouble.
+#[derive(Default)]
+struct Told {
     /// None before.
-    next_at: Mono,
+    next_at: Cell<Mono>,
     /// How many were not.
-    untold: u64,
+    untold: Cell<u64>,
+}
+
+impl Told {
+    /// Whether this one is to be logged: how many have not been since the last one.
+    fn tell(&self, now: Mono) -> Option<u64> {
+        if now < self.next_at.get() {
+            self.untold.set(self.untold.get() + 1);
+            return None;
+        }
+        self.next_at.set(now.after(TROUBLE_LOG_EVERY));
+        Some(self.untold.take())
+    }
 }
 
 /// Where a lane's parcel is, so that it can be saved when the core ends, and where an idle lane leaves its connection and
@@ -185,7 +198,8 @@ impl Destination {
             idle: RefCell::new(Vec::new()),
             lanes: RefCell::new(Vec::new()),
             turn: Cell::new(0),
-            refusals: Cell::default(),
+            refusals: Told::default(),
+            failures: Told::default(),
         });
         let attendant = Rc::downgrade(&destination);
         gate.doorbell.attend(move || {
@@ -499,11 +513,8 @@ impl Destination {
                 desk.conclude(parcel, Outcome::Delivered)
             }
             Decision::Retry { after, code } => {
-                self.note_trouble(&answer_text(
-                    reply_status,
-                    code.map(|code| code.name()),
-                    "will be retried",
-                ));
+                let text = answer_text(reply_status, code.map(|code| code.name()), "will be retried");
+                self.note_failure(&text, result.as_deref().ok(), now);
                 let trouble = Trouble::Answered {
                     status: reply_status,
                     code,
@@ -560,21 +571,23 @@ impl Destination {
     /// Tells of a profile that is lost because the destination does not take it.
     fn note_refusal(&self, text: &str, reply: Option<&Reply>, now: Mono) {
         self.note_trouble(text);
-        let Refusals { next_at, untold } = self.refusals.get();
-        if now < next_at {
-            let untold = untold + 1;
-            return self.refusals.set(Refusals { next_at, untold });
+        if let Some(more_since_last) = self.refusals.tell(now) {
+            tracing::warn!(
+                destination = %self.gate.name, problem = text, it_says = ?its_words(reply), more_since_last,
+                "a profile was refused and is dropped; told once a minute at most, pyrotee_destination_dropped_parcels_total counts all"
+            );
         }
-        let words = reply.map_or(&[][..], |reply| &reply.body);
-        let words = String::from_utf8_lossy(&words[..words.len().min(REFUSAL_BYTES_MAX)]);
-        tracing::warn!(
-            destination = %self.gate.name, problem = text, it_says = ?words.trim_ascii_end(), more_since_last = untold,
-            "a profile was refused and is dropped; told once a minute at most, pyrotee_destination_dropped_parcels_total counts all"
-        );
-        self.refusals.set(Refusals {
-            next_at: now.after(REFUSAL_LOG_EVERY),
-            untold: 0,
-        });
+    }
+
+    /// Tells of an answer after which the profile waits for another attempt.
+    fn note_failure(&self, text: &str, reply: Option<&Reply>, now: Mono) {
+        self.note_trouble(text);
+        if let Some(more_since_last) = self.failures.tell(now) {
+            tracing::warn!(
+                destination = %self.gate.name, problem = text, it_says = ?its_words(reply), more_since_last,
+                "the destination has failed to take a profile; told once a minute at most, pyroscope_write_retries_total counts the repeated"
+            );
+        }
     }
 
     /// Tells of the way down and up again, and lets the dispatcher see what that changes.
@@ -618,6 +631,13 @@ fn answer_text(status: u16, code: Option<&str>, consequence: &str) -> String {
         Some(code) => format!("answered {status} {code}; {consequence}"),
         None => format!("answered {status}; {consequence}"),
     }
+}
+
+/// The beginning of what a destination says of itself in its answer.
+fn its_words(reply: Option<&Reply>) -> String {
+    let words = reply.map_or(&[][..], |reply| &reply.body);
+    let words = String::from_utf8_lossy(&words[..words.len().min(WORDS_BYTES_MAX)]);
+    words.trim_ascii_end().to_owned()
 }
 
 impl Slot {
