@@ -350,10 +350,7 @@ fn what_is_refused_is_logged_once_a_minute(engine: &str) {
     assert_eq!(gateway.ingest("x").status, 200);
     let line = gateway.logged("has failed to take a profile");
     assert_eq!(line["problem"], "answered 500; will be retried");
-    assert!(
-        line["it_says"].as_str().expect("text").contains("gzip reset"),
-        "{line}"
-    );
+    assert_eq!(line["it_says"], r#""gzip reset: EOF""#);
     peer.take(4);
     let ended = gateway.process.terminate();
     let told = ended.stderr.matches("has failed to take a profile").count();
@@ -376,13 +373,7 @@ fn what_is_refused_is_logged_once_a_minute(engine: &str) {
     let line = gateway.logged("a profile was refused");
     assert_eq!(line["destination"], "a");
     assert_eq!(line["problem"], "answered 400; dropped");
-    assert!(
-        line["it_says"]
-            .as_str()
-            .expect("text")
-            .contains("invalid_argument"),
-        "{line}"
-    );
+    assert_eq!(line["it_says"], r#""too \u{1b} old""#);
     peer.take(5);
     let ended = gateway.process.terminate();
     assert_eq!(

@@ -149,6 +149,16 @@ fn is_same_type(one: Option<&[u8]>, other: Option<&[u8]>) -> bool {
     }
 }
 
+/// What the answer says went wrong: the message of an error as Pyroscope and Connect servers write them. Empty for any other answer,
+/// a login page or a proxy's, and where it is about credentials: those may repeat what was sent to them.
+pub fn words(reply: &Reply) -> String {
+    match refusal(reply.status) {
+        DropReason::Unauthorized => String::new(),
+        _ if connect_code(reply).is_none() => String::new(),
+        _ => connect::error_message(&reply.body),
+    }
+}
+
 fn connect_code(reply: &Reply) -> Option<Code> {
     let is_cut = reply.body.len() >= BODY_BYTES_KEPT;
     connect::error_code(reply.status, reply.content_type.as_deref(), &reply.body, is_cut)
@@ -324,6 +334,26 @@ mod tests {
             word(Route::Ingest, &reply(422, "text/plain", "resource_exhausted")),
             "rejected"
         );
+    }
+
+    #[test]
+    fn only_an_error_of_a_pyroscope_server_has_words() {
+        let error = r#"{"code":"unknown","message":"too old"}"#;
+        for (status, content_type, body, expected) in [
+            (422, "application/json", error, "too old"),
+            (500, "application/json", error, "too old"),
+            (500, "text/html", error, ""),
+            (500, "application/json", "{\"message\":\"x\"}", ""),
+            (401, "application/json", error, ""),
+            (403, "application/json", error, ""),
+            (407, "application/json", error, ""),
+        ] {
+            assert_eq!(
+                words(&reply(status, content_type, body)),
+                expected,
+                "{status} {content_type}"
+            );
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::addresses::{Addresses, Resolver};
-use super::classify::{Asked, Decision, Leniency, Reply, classify};
+use super::classify::{self, Asked, Decision, Leniency, Reply, classify};
 use super::connection::{AttemptError, Connection, Entry, Exchanged, Scratch};
 use super::desk::{Desk, Limits, Trouble};
 use super::head::{Aim, HeadWriter, connect_request};
@@ -633,11 +633,11 @@ fn answer_text(status: u16, code: Option<&str>, consequence: &str) -> String {
     }
 }
 
-/// The beginning of what a destination says of itself in its answer.
+/// The beginning of what a destination says in its answer, for the log.
 fn its_words(reply: Option<&Reply>) -> String {
-    let words = reply.map_or(&[][..], |reply| &reply.body);
-    let words = String::from_utf8_lossy(&words[..words.len().min(WORDS_BYTES_MAX)]);
-    words.trim_ascii_end().to_owned()
+    let mut words = reply.map_or_else(String::new, classify::words);
+    words.truncate(words.floor_char_boundary(WORDS_BYTES_MAX));
+    words
 }
 
 impl Slot {
